@@ -1,0 +1,82 @@
+"""The card of a bundle: what it was trained on, what it measured, what it is not for. Every figure comes from the report."""
+
+from pathlib import Path
+from typing import Any
+
+TEMPLATE = """# {name}
+
+A face encoder: a 112x112 crop (RGB, aligned as preprocessing version {preprocessing} says) to an embedding of {dimension} numbers.
+Full int8, uint8 in and out, for the Edge TPU and the CPU.
+
+| | |
+|---|---|
+| encoder id | `{encoder}` |
+| files | {files} |
+| made | {time}, code {code} |
+| recipe | {recipe} |
+| data | {data}; no labels were used |
+| licence | {licence} |
+
+## Measured
+
+{lfw}
+| int8 against float on held-out crops | mean cosine | 1st percentile |
+|---|---|---|
+| as they are | {parity[mean]:.4f} | {parity[first_percentile]:.4f} |
+| after the mean over the crops is removed | {parity_centred[mean]:.4f} | {parity_centred[first_percentile]:.4f} |
+
+({parity[crops]} crops of people that no stage was trained on.)
+
+## Thresholds
+
+| share of stranger pairs above it | cosine |
+|---|---|
+{thresholds}
+
+Measured on {measured_on}, int8. A rate is one of pairs: against a gallery of many templates a stranger has as many chances.
+
+## Limits
+
+- No check that a face is alive: a photo of a person passes for the person. Not for access to doors or accounts.
+- The training pictures are public research sets of faces (UTKFace, All-Age-Faces, CelebA): for research, non-commercial use.
+- Nobody has checked whether people of the training sets also occur in LFW; no labels were used, so it can help little.
+- How well it works for whom (age, sex, skin) has not been measured for this bundle.
+"""
+
+LFW = """| LFW, 6,000 pairs, 10 folds | accuracy | AUC | EER | TAR at FAR 1e-2 | TAR at FAR 1e-3 |
+|---|---|---|---|---|---|
+{rows}
+
+Float minus int8: {difference:+.2f} points (95 % of paired bootstraps: {low:+.2f} to {high:+.2f}).
+"""
+
+
+def _row(kind: str, verified: dict[str, Any]) -> str:
+    accuracy = "{mean:.2%} +- {std:.2%}".format(**verified["accuracy"])
+    tars = [f"{verified['tar'][far]:.2%}" for far in ("0.01", "0.001")]
+    return "| " + " | ".join([kind, accuracy, f"{verified['auc']:.4f}", f"{verified['eer']:.2%}", *tars]) + " |"
+
+
+def write_card(path: Path, facts: dict[str, Any], report: dict[str, Any], encoder: str, sizes: dict[str, int]) -> None:
+    """Write CARD.md from the manifest's `facts`, the quantisation `report`, the encoder id and the files' sizes in bytes."""
+    lfw = "LFW was not measured.\n"
+    if "lfw" in report:
+        found = report["lfw"]
+        points = {name: 100 * value for name, value in found["float_minus_int8"].items()}
+        lfw = LFW.format(rows="\n".join(_row(kind, found[kind]) for kind in ("float", "int8")), **points)
+    text = TEMPLATE.format(
+        name=facts["name"],
+        preprocessing=facts["preprocessing"]["version"],
+        dimension=facts["dimension"],
+        encoder=encoder,
+        files=", ".join(f"{name} {size / 1e6:.2f} MB" for name, size in sorted(sizes.items())),
+        **{key: facts["made"][key] for key in ("time", "code", "recipe")},
+        data=", ".join(facts["made"]["data"]),
+        licence=facts["licence"],
+        lfw=lfw,
+        parity=report["parity"],
+        parity_centred=report["parity_centred"],
+        thresholds="\n".join(f"| {entry['far']:g} | {entry['threshold']:.4f} |" for entry in facts["thresholds"]),
+        measured_on=facts["thresholds"][0]["measured_on"],
+    )
+    path.write_text(text, "utf-8")

@@ -1,0 +1,1 @@
+"""Omokage on the device: frames in, verdicts out. Nothing in here imports TensorFlow."""

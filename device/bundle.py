@@ -1,0 +1,131 @@
+"""Bundles: a folder `models/NAME/` with an encoder, the facts needed to use it, and how it was made.
+
+`manifest.json` follows tests/contracts/manifest.schema.json. A bundle is written once and verified at every load.
+"""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from device.program import InputError, StoredError
+
+MODELS = Path(__file__).resolve().parent.parent / "models"
+ENCODER = "encoder.tflite"
+ENCODER_EDGETPU = "encoder_edgetpu.tflite"
+SCHEMA = 1
+FAR = 0.001  # the false-accept rate whose threshold is used where the user names none
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Quantisation:
+    """real = scale * (stored - zero_point)"""
+
+    scale: float
+    zero_point: int
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle. `manifest` is the parsed manifest.json."""
+
+    path: Path
+    manifest: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return self.manifest["name"]
+
+    @property
+    def encoder(self) -> str:
+        """The encoder id: first 16 hex digits of the sha256 of encoder.tflite. Templates remember it."""
+        return self.manifest["encoder"]
+
+    @property
+    def dimension(self) -> int:
+        return self.manifest["dimension"]
+
+    @property
+    def preprocessing(self) -> int:
+        return self.manifest["preprocessing"]["version"]
+
+    @cached_property
+    def output(self) -> Quantisation:
+        return Quantisation(self.manifest["output"]["scale"], self.manifest["output"]["zero_point"])
+
+    def threshold(self, far: float = FAR) -> float:
+        """The cosine above which a share `far` of stranger pairs lies. Raises InputError for a rate nobody measured."""
+        for entry in self.manifest["thresholds"]:
+            if entry["far"] == far:
+                return entry["threshold"]
+        rates = ", ".join(str(entry["far"]) for entry in self.manifest["thresholds"])
+        raise InputError(f"{self.path} holds no threshold for the false-accept rate {far}", f"choose one of {rates}")
+
+
+def load(path: Path) -> Bundle:
+    """Read and verify the bundle in the folder `path`. Raises InputError (no bundle) or StoredError (damaged)."""
+    path = Path(path)
+    manifest_path = path / "manifest.json"
+    if not manifest_path.is_file():
+        raise InputError(f"{path} is not a bundle (it holds no manifest.json)", f"name a folder like those in {MODELS.name}/")
+    try:
+        manifest = json.loads(manifest_path.read_text("utf-8"))
+        if manifest["schema"] > SCHEMA:
+            raise StoredError(f"{manifest_path} has schema {manifest['schema']}, this program reads up to {SCHEMA}", "update Omokage")
+        bundle = Bundle(path, manifest)
+        facts = (bundle.name, bundle.encoder, bundle.dimension, bundle.preprocessing, bundle.output, manifest["files"][ENCODER])
+        files = {name: entry["sha256"] for name, entry in manifest["files"].items()}
+        assert all(facts)
+    except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
+        raise StoredError(f"{manifest_path} is damaged ({error})", "restore the bundle from the repository") from error
+    for name, digest in files.items():
+        if Path(name).name != name:
+            raise StoredError(f"{manifest_path} names a file outside the bundle ({name})", "do not use this bundle")
+        if not (path / name).is_file():
+            raise StoredError(f"{path / name} is missing", "restore the bundle from the repository")
+        if sha256(path / name) != digest:
+            raise StoredError(f"{path / name} is damaged (its sha256 is not the manifest's)", "restore the bundle from the repository")
+    if files[ENCODER][:16] != bundle.encoder:
+        raise StoredError(f"{manifest_path} names another encoder than its encoder.tflite", "restore the bundle from the repository")
+    return bundle
+
+
+def write(path: Path, files: Iterable[Path], facts: dict[str, Any]) -> Bundle:
+    """Make the bundle `path` of `files` and `facts` (the manifest but for schema, encoder and files), and load it.
+
+    The folder appears whole or not at all. Raises InputError if it exists: a bundle is never changed in place.
+    """
+    path = Path(path)
+    if path.exists():
+        raise InputError(f"{path} exists, and a bundle is never changed in place", "choose another name, or remove it first")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
+        entries = {}
+        for file in files:
+            copy = Path(shutil.copyfile(file, Path(folder) / Path(file).name))
+            entries[copy.name] = {"sha256": sha256(copy), "bytes": copy.stat().st_size}
+        manifest = {"schema": SCHEMA, "encoder": entries[ENCODER]["sha256"][:16], **facts, "files": entries}
+        (Path(folder) / "manifest.json").write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        load(Path(folder))
+        shutil.copytree(folder, path)
+    return load(path)
+
+
+def find(name: str | None) -> Bundle:
+    """The bundle called `name` in models/, or in the folder `name`; without a name the newest one in models/."""
+    if name is not None:
+        shipped = MODELS / name
+        return load(shipped if Path(name).name == name and shipped.is_dir() and not Path(name).is_dir() else Path(name))
+    bundles = [load(path.parent) for path in sorted(MODELS.glob("*/manifest.json"))]
+    if not bundles:
+        raise StoredError(f"{MODELS} holds no bundle", "restore it from the repository, or name one with --encoder FOLDER")
+    return max(bundles, key=lambda bundle: bundle.manifest["made"]["time"])
