@@ -83,9 +83,11 @@ def load(path: Path) -> Bundle:
             raise StoredError(f"{manifest_path} has schema {manifest['schema']}, this program reads up to {SCHEMA}", "update Omokage")
         bundle = Bundle(path, manifest)
         facts = (bundle.name, bundle.encoder, bundle.dimension, bundle.preprocessing, bundle.output, manifest["files"][ENCODER])
+        rates = [(float(entry["far"]), float(entry["threshold"])) for entry in manifest["thresholds"]]
         files = {name: entry["sha256"] for name, entry in manifest["files"].items()}
-        assert all(facts)
-    except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
+        if not all((*facts, rates, manifest["made"]["time"])):
+            raise ValueError("a value is empty")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StoredError(f"{manifest_path} is damaged ({error})", "restore the bundle from the repository") from error
     for name, digest in files.items():
         if Path(name).name != name:
@@ -109,14 +111,16 @@ def write(path: Path, files: Iterable[Path], facts: dict[str, Any]) -> Bundle:
         raise InputError(f"{path} exists, and a bundle is never changed in place", "choose another name, or remove it first")
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
+        whole = Path(folder) / path.name
+        whole.mkdir()
         entries = {}
         for file in files:
-            copy = Path(shutil.copyfile(file, Path(folder) / Path(file).name))
+            copy = Path(shutil.copyfile(file, whole / Path(file).name))
             entries[copy.name] = {"sha256": sha256(copy), "bytes": copy.stat().st_size}
         manifest = {"schema": SCHEMA, "encoder": entries[ENCODER]["sha256"][:16], **facts, "files": entries}
-        (Path(folder) / "manifest.json").write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", "utf-8")
-        load(Path(folder))
-        shutil.copytree(folder, path)
+        (whole / "manifest.json").write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        load(whole)
+        whole.rename(path)
     return load(path)
 
 

@@ -87,6 +87,8 @@ def run(main: Callable[[argparse.Namespace], int], parser: argparse.ArgumentPars
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`, with its suffix, renamed onto it if the block succeeds and removed otherwise."""
     path = Path(path)
+    if path.is_dir():
+        raise InputError(f"cannot write {path} (it is a folder)", "name a file")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)

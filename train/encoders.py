@@ -62,7 +62,7 @@ def fused(size: int = SIZE, dimension: int = 128, width: float = 1.0, norm: bool
     if norm:
         x = L.BatchNormalization(name=f"{HEAD}_norm")(x)
     x = L.Conv2D(dimension, 1, name=EMBEDDING)(x)
-    return keras.Model(inputs, L.Reshape((dimension,), name="flatten")(x), name="fused")
+    return keras.Model(inputs, L.Reshape((dimension,), name="flatten")(x), name="fused" if width == 1 else f"fused-{width:g}")
 
 
 FAMILIES = {"fused": fused}
@@ -86,9 +86,9 @@ def precision(policy: str) -> Iterator[None]:
 
 
 def settings_of(model: keras.Model) -> dict:
-    """The arguments of `build` that make a model of this shape again (but for `norm`)."""
-    stem = model.get_layer("stem")
-    return {"size": model.input_shape[1], "dimension": model.output_shape[-1], "width": stem.filters / 24}
+    """The arguments of `build` that make a model of this shape again (but for `norm`); the name tells family and width."""
+    family, _, width = model.name.partition("-")
+    return {"architecture": family, "size": model.input_shape[1], "dimension": model.output_shape[-1], "width": float(width or 1)}
 
 
 def resized(model: keras.Model, size: int) -> keras.Model:
@@ -97,7 +97,7 @@ def resized(model: keras.Model, size: int) -> keras.Model:
     Training at a lower size first costs a third of the time (progressive resizing; Touvron et al. 2019, arXiv:1906.06423,
     on why the last layers then want some epochs at the size of use).
     """
-    target = build(model.name, **{**settings_of(model), "size": size})
+    target = build(**{**settings_of(model), "size": size})
     for layer in target.layers:
         weights = model.get_layer(layer.name).get_weights()
         if layer.name == HEAD:
@@ -111,7 +111,7 @@ def resized(model: keras.Model, size: int) -> keras.Model:
 def folded(model: keras.Model) -> keras.Model:
     """The encoder as it runs on the device: every BatchNorm folded into the convolution before it (Jacob et al. 2018,
     arXiv:1712.05877, eq. 14). Same function in inference, to rounding."""
-    target = build(model.name, **settings_of(model), norm=False)
+    target = build(**settings_of(model), norm=False)
     norms = {layer.name.removesuffix("_norm"): layer for layer in model.layers if isinstance(layer, L.BatchNormalization)}
     for layer in target.layers:
         weights = model.get_layer(layer.name).get_weights()

@@ -94,12 +94,12 @@ def _verify(args: argparse.Namespace) -> int:
     folder = args.lfw or default_data() / "lfw"
     if not folder.is_dir():
         raise InputError(f"{folder} does not exist", "name the folder of crops.zip and pairs.txt with --lfw")
-    probe = probes.VerificationProbe.read(folder / "crops.zip", folder / args.protocol)
     encoder = open_encoder(args.encoder or bundle.find(None).path)
+    other = open_encoder(args.against) if args.against is not None else None
+    probe = probes.VerificationProbe.read(folder / "crops.zip", folder / args.protocol)
     verified = verify(encoder.embed, probe)
     found = verified.as_json(encoder.identity, args.protocol)
-    if args.against is not None:
-        other = open_encoder(args.against)
+    if other is not None:
         reference = verify(other.embed, probe)
         found["against"] = reference.as_json(other.identity, args.protocol) | compare(verified, reference)
         embeddings = [e.embed(probe.crops.images) for e in (encoder, other)]

@@ -16,6 +16,7 @@ def best_threshold(scores: np.ndarray, same: np.ndarray) -> float:
     ordered, truth = scores[order], same[order]
     # Right when the k lowest are called different: the different ones among them and the same ones above.
     right = np.concatenate([[0], np.cumsum(~truth)]) + truth.sum() - np.concatenate([[0], np.cumsum(truth)])
+    right[1:-1][ordered[1:] == ordered[:-1]] = -1  # no threshold parts equal scores
     edges = np.concatenate([[ordered[0] - 1e-6], (ordered[1:] + ordered[:-1]) / 2, [ordered[-1] + 1e-6]])
     return float(edges[np.argmax(right)])
 

@@ -110,8 +110,13 @@ def _settings(source: runs.Run) -> Settings:
         raise StoredError(f"{source.path / 'config.json'} is not of this program ({error})", "start a new run") from error
 
 
-def pretrain(run_: runs.Run, settings: Settings) -> None:
-    """Train to the last epoch, from the run's newest checkpoint where there is one."""
+def pretrain(settings: Settings, out: Path, resume: bool = False) -> runs.Run:
+    """Train to the last epoch in the run folder `out`, which is new, or with `resume` goes on from its newest checkpoint.
+
+    Nothing is written before the crops are read and the model is built.
+    """
+    if not resume:
+        runs.check_free(out)
     keras.utils.set_random_seed(settings.seed)
     without = data.read_list(Path(settings.without)) if settings.without else set()
     crops = data.read_crops([Path(p) for p in settings.crops], without)
@@ -120,9 +125,11 @@ def pretrain(run_: runs.Run, settings: Settings) -> None:
     if settings.probe_crops and settings.probe_pairs:
         probe = probes.VerificationProbe.read(Path(settings.probe_crops), Path(settings.probe_pairs))
     views = Views(size=settings.size, area=(settings.area, 1.0))
+    pairs(images, views, settings.batch, settings.seed, epoch=0)  # too few crops: said before anything is written
     steps = len(images) // settings.batch
     with encoders.precision(settings.precision):
         model = build(settings, steps * settings.epochs)
+    run_ = runs.Run.open(out) if resume else runs.Run.create(out, settings)
     done = tf.Variable(0, dtype=tf.int64)
     checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer, predictor_optimizer=model.predictor_optimizer, epoch=done)
     manager = tf.train.CheckpointManager(checkpoint, str(run_.path / "checkpoints"), max_to_keep=1)
@@ -147,6 +154,7 @@ def pretrain(run_: runs.Run, settings: Settings) -> None:
         run_.save_encoder(encoder)
         run_.log(epoch=epoch + 1, **figures)
         print(_line(epoch, settings.epochs, figures), file=sys.stderr)
+    return run_
 
 
 def _probed(encoder: keras.Model, images: np.ndarray, probe: probes.VerificationProbe | None) -> dict[str, float]:
@@ -200,16 +208,13 @@ def parser() -> Parser:
 
 def _main(args: argparse.Namespace) -> int:
     if args.resume is not None:
-        run_ = runs.Run.open(args.resume)
-        settings = _settings(run_)
+        settings, out = _settings(runs.Run.open(args.resume)), args.resume
     else:
         if not args.crops:
             raise InputError("no crops are named", "add --crops with folders or zips of aligned faces")
         given = {field.name: getattr(args, field.name) for field in fields(Settings)}
-        settings = Settings(**{**given, "crops": tuple(args.crops)})
-        run_ = runs.Run.create(args.out, settings)
-    pretrain(run_, settings)
-    print(run_.encoder)
+        settings, out = Settings(**{**given, "crops": tuple(args.crops)}), args.out
+    print(pretrain(settings, out, resume=args.resume is not None).encoder)
     return 0
 
 

@@ -27,11 +27,9 @@ class Run:
     @classmethod
     def create(cls, path: Path, config: Any) -> "Run":
         """A new run folder for `config`, a dataclass. Raises InputError if the folder is in use."""
-        path = Path(path)
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise InputError(f"{path} is in use", f"choose another --out, or go on with --resume {path}")
-        run = cls(path, asdict(config))
-        with replacing(path / "config.json") as temporary:
+        check_free(path)
+        run = cls(Path(path), asdict(config))
+        with replacing(run.path / "config.json") as temporary:
             temporary.write_text(json.dumps(run.config, indent=1, default=str) + "\n")
         return run
 
@@ -57,6 +55,13 @@ class Run:
     def save_encoder(self, encoder: keras.Model) -> None:
         with replacing(self.encoder) as temporary:
             encoder.save(temporary, save_format="keras")
+
+
+def check_free(path: Path) -> None:
+    """Raises InputError if `path` cannot become a run folder because something is there."""
+    path = Path(path)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise InputError(f"{path} is in use", f"choose another --out, or go on with --resume {path}")
 
 
 class Progress(keras.callbacks.Callback):

@@ -1,0 +1,84 @@
+"""What the tests of device/ share: detectors, bundles that are nearly the shipped one, and one without a model."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from device import bundle, enroll, recognize
+from device.bundle import Bundle
+from device.detect import Detector, MtcnnDetector, YunetDetector
+
+SIDE = 16
+
+
+class PixelEncoder:
+    """The embedding of a crop is the crop itself, small and grey. It tells two photos apart."""
+
+    backend = "cpu"
+    dimension = SIDE * SIDE
+
+    def embed(self, crops: np.ndarray) -> np.ndarray:
+        grey = [cv2.resize(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY), (SIDE, SIDE), interpolation=cv2.INTER_AREA) for crop in crops]
+        rows = np.array(grey, np.float32).reshape(-1, self.dimension)
+        rows -= rows.mean(1, keepdims=True)
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+@pytest.fixture
+def pixels(tmp_path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
+    """enroll.py and recognize.py use this bundle whatever they are asked for."""
+    facts = {
+        "name": "pixels",
+        "encoder": "0123456789abcdef",
+        "dimension": PixelEncoder.dimension,
+        "preprocessing": {"version": 1, "detector": "mtcnn"},
+        "thresholds": [{"far": bundle.FAR, "threshold": 0.8}],
+    }
+    used = Bundle(tmp_path, facts)
+    monkeypatch.setattr(bundle, "find", lambda name: used)
+    for program in (enroll, recognize):
+        monkeypatch.setattr(program, "open_encoder", lambda used, backend: PixelEncoder())
+    return used
+
+
+@pytest.fixture
+def copied_bundle(bundle_path: Path, tmp_path: Path) -> Callable[..., Path]:
+    """copied_bundle("name", key=value, ...): the shipped bundle in another folder, with other values in its manifest."""
+
+    def copy(name: str = "copy", **changes: Any) -> Path:
+        path = shutil.copytree(bundle_path, tmp_path / "bundles" / name)
+        manifest = json.loads((path / "manifest.json").read_text())
+        (path / "manifest.json").write_text(json.dumps(manifest | changes))
+        return path
+
+    return copy
+
+
+@pytest.fixture
+def other_encoder(copied_bundle: Callable[..., Path]) -> Path:
+    """A valid bundle whose encoder has another id than the shipped one: a byte at the end of its file differs."""
+    path = copied_bundle("other")
+    with (path / bundle.ENCODER).open("ab") as file:
+        file.write(b"\0")
+    manifest = json.loads((path / "manifest.json").read_text())
+    digest = bundle.sha256(path / bundle.ENCODER)
+    manifest["files"][bundle.ENCODER] |= {"sha256": digest}
+    (path / "manifest.json").write_text(json.dumps(manifest | {"encoder": digest[:16]}))
+    return path
+
+
+@pytest.fixture(scope="session")
+def mtcnn() -> MtcnnDetector:
+    return MtcnnDetector()
+
+
+@pytest.fixture(params=["mtcnn", "yunet"])
+def detector(request: pytest.FixtureRequest) -> Detector:
+    """Each of the detectors."""
+    return request.getfixturevalue("mtcnn") if request.param == "mtcnn" else YunetDetector(request.getfixturevalue("yunet"))

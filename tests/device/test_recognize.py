@@ -1,0 +1,286 @@
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from device import enroll, events, recognize
+from device.camera import Frame, Source, open_source
+from device.draw import recording
+from device.gallery import default_path
+
+PROGRAM = Path(recognize.__file__)
+
+
+@pytest.fixture
+def call(capsys, pixels):
+    """call("--source", ...) -> exit status, stdout and stderr as lines."""
+
+    def run(*words: object) -> tuple[int, list[str], list[str]]:
+        capsys.readouterr()
+        status = recognize.main([str(word) for word in words])
+        out, err = capsys.readouterr()
+        return status, out.splitlines(), err.splitlines()
+
+    return run
+
+
+@pytest.fixture
+def watch(call, validate):
+    """watch("--source", ...) -> events and summary of a call with --json that goes well; both follow their contracts."""
+
+    def run(*words: object, expected: int = 0) -> tuple[list[dict], dict]:
+        status, out, err = call("--json", *words)
+        assert status == expected, err
+        told, summary = [json.loads(line) for line in out], json.loads(err[-1])
+        for event in told:
+            validate(event, "event")
+        validate(summary, "summary")
+        return told, summary
+
+    return run
+
+
+@pytest.fixture
+def enrolled(pixels, astronaut: Path, capsys) -> Path:
+    """The gallery, Eileen Collins in it."""
+    assert enroll.main(["add", "Eileen Collins", str(astronaut)]) == 0
+    return default_path()
+
+
+@pytest.fixture(scope="session")
+def video(astronaut: Path, tmp_path_factory) -> Path:
+    """Twelve frames of Eileen Collins, 256x256, 15 a second."""
+    path = tmp_path_factory.mktemp("video") / "eileen.mp4"
+    photo = cv2.resize(cv2.imread(str(astronaut)), (256, 256), interpolation=cv2.INTER_AREA)
+    with recording(path, 15) as write:
+        for shift in range(12):
+            write(np.roll(photo, shift, axis=1))
+    return path
+
+
+def told_of(told: list[dict]) -> list[tuple[str, int, str | None]]:
+    return [(event["event"], event["track"], event["name"]) for event in told]
+
+
+def test_a_known_person_in_a_video(watch, enrolled: Path, video: Path):
+    told, summary = watch("--source", video)
+    assert told_of(told) == [("seen", 1, "Eileen Collins"), ("gone", 1, "Eileen Collins")]
+    assert told[1]["frames"] == 12
+    assert told[0]["source"] == str(video)
+    assert (summary["frames"], summary["faces"], summary["backend"]) == (12, 12, "cpu")
+
+
+def test_a_stranger_in_a_photo_is_told_at_once(watch, enrolled: Path, grace_hopper: Path):
+    told, _ = watch("--source", grace_hopper)
+    assert told_of(told) == [("seen", 1, None), ("gone", 1, None)]
+    assert told[0]["runner_up"]["name"] == "Eileen Collins"
+
+
+def test_each_photo_of_a_folder_is_a_scene_of_its_own(watch, enrolled: Path, astronaut: Path, grace_hopper: Path, tmp_path: Path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name, photo in (("1.png", astronaut), ("2.png", astronaut), ("3.jpg", grace_hopper)):
+        shutil.copy(photo, folder / name)
+    cv2.imwrite(str(folder / "4.png"), np.zeros((100, 100, 3), np.uint8))
+    told, summary = watch("--source", folder)
+    assert told_of(told) == [(kind, i, name) for i, name in enumerate(["Eileen Collins"] * 2 + [None], 1) for kind in ("seen", "gone")]
+    assert (summary["frames"], summary["faces"]) == (4, 3)
+
+
+def test_readable_lines_without_json(call, enrolled: Path, astronaut: Path):
+    status, out, err = call("--source", astronaut)
+    assert status == 0
+    assert [line.split("  ")[1].split(",")[0] for line in out] == ["#1 seen: Eileen Collins", "#1 gone: Eileen Collins"]
+    assert len(err) == 1
+    assert err[0].startswith("1 frame at ")
+
+
+def test_without_a_gallery_everyone_is_unknown_and_a_notice_says_how_to_enrol(watch, call, astronaut: Path):
+    told, _ = watch("--source", astronaut)
+    assert told[0]["code"] == "gallery-empty"
+    assert "enroll.py add" in told[0]["message"]
+    assert told_of(told[1:]) == [("seen", 1, None), ("gone", 1, None)]
+    assert told[1]["score"] is None
+    assert not default_path().exists()
+    _, out, err = call("--source", astronaut)
+    assert len(out) == 2
+    assert "enroll.py add" in err[0]
+
+
+def test_an_emptied_gallery_is_like_none(watch, enrolled: Path, astronaut: Path, capsys):
+    assert enroll.main(["remove", "Eileen Collins"]) == 0
+    told, _ = watch("--source", astronaut)
+    assert told[0]["code"] == "gallery-empty"
+
+
+def test_the_gallery_can_be_named(watch, enrolled: Path, astronaut: Path, tmp_path: Path):
+    other = enrolled.rename(tmp_path / "other.db")
+    told, _ = watch("--source", astronaut, "--gallery", other)
+    assert told[0]["name"] == "Eileen Collins"
+
+
+def test_the_annotated_video_shows_names(watch, enrolled: Path, video: Path, tmp_path: Path):
+    saved = tmp_path / "out" / "annotated.mp4"
+    _, summary = watch("--source", video, "--save", saved)
+    plain, annotated = ([frame.image for frame in open_source(str(path))] for path in (video, saved))
+    assert len(annotated) == summary["frames"] == len(plain)
+    assert open_source(str(saved)).fps == 15
+    assert cv2.absdiff(plain[-1], annotated[-1]).max() > 100
+    assert list(saved.parent.iterdir()) == [saved]
+
+
+class Interrupted:
+    """Frames of the video, and then Ctrl-C."""
+
+    def __init__(self, video: Path, frames: int):
+        self.images = [frame.image for frame in open_source(str(video))][:frames]
+
+    def __call__(self, spec: str) -> Source:
+        def images():
+            yield from self.images
+            raise KeyboardInterrupt
+
+        return Source(spec, images(), fps=15.0)
+
+
+def test_ctrl_c_closes_tracks_finishes_the_video_and_sums_up(watch, enrolled: Path, video: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(recognize, "open_source", Interrupted(video, 6))
+    told, summary = watch("--source", "x", "--save", tmp_path / "a.mp4", expected=130)
+    assert told_of(told) == [("seen", 1, "Eileen Collins"), ("gone", 1, "Eileen Collins")]
+    assert summary["frames"] == 6
+    assert len(list(open_source(str(tmp_path / "a.mp4")))) == 6
+
+
+def test_ctrl_c_before_the_first_frame_leaves_no_video(watch, video: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(recognize, "open_source", Interrupted(video, 0))
+    _, summary = watch("--source", "x", "--save", tmp_path / "a.mp4", expected=130)
+    assert summary["frames"] == 0
+    assert not (tmp_path / "a.mp4").exists()
+
+
+def test_a_live_video_runs_at_true_speed(tmp_path: Path):
+    """Frames come as they can: three a second at first, ten at the end; the video has fifteen throughout."""
+    start, image = datetime(2026, 1, 1, tzinfo=timezone.utc), np.zeros((48, 64, 3), np.uint8)
+    seconds = [0, 1 / 3, 2 / 3, 1, *np.arange(1.1, 2.05, 0.1)]
+    source = Source("camera 0", iter([]), live=True, fps=15)
+    with recognize._record(tmp_path / "live.mp4", source) as record:
+        for index, second in enumerate(seconds):
+            record(Frame(image, index, start + timedelta(seconds=float(second))), image)
+    assert len(list(open_source(str(tmp_path / "live.mp4")))) == 31
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "says"),
+    [
+        ([], 2, "--camera --source"),
+        (["--camera", "0", "--source", "x.mp4"], 2, "not allowed with"),
+        (["--source", "nowhere.mp4"], 2, "nowhere.mp4 is not there"),
+        (["--source", "nowhere.mp4", "--save", "a.xyz"], 2, "nowhere.mp4 is not there"),
+        (["--source", "PHOTO", "--save", "a.xyz"], 2, ".mp4"),
+        (["--source", "PHOTO", "--save", "/dev/null/a.mp4"], 2, "cannot write /dev/null/a.mp4"),
+        (["--source", "PHOTO", "--gallery", "PHOTO"], 4, "astronaut.png"),
+        (["--source", "PHOTO", "--detector", "yunet"], 2, "--detector-model"),
+        (["--camera", "97"], 3, "camera 97"),
+    ],
+)
+def test_a_wrong_call_is_one_line_and_a_status(words, status, says, astronaut: Path, pixels, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["device/recognize.py"])
+    with pytest.raises(SystemExit) as end:
+        sys.exit(recognize.main([str(astronaut) if word == "PHOTO" else word for word in words]))
+    out, err = capsys.readouterr()
+    assert end.value.code == status
+    assert out == ""
+    assert err.count("\n") == 1
+    assert says in err
+    assert err.startswith("recognize: ")
+
+
+def test_a_gallery_of_another_encoder_is_refused(call, enrolled: Path, astronaut: Path, pixels):
+    pixels.manifest["encoder"] = "fedcba9876543210"
+    status, out, err = call("--source", astronaut)
+    assert (status, out, len(err)) == (4, [], 1)
+
+
+class Window:
+    """OpenCV's window functions, with a user who presses the keys in turn (-1: none) and looks at `shown` pictures."""
+
+    def __init__(self, monkeypatch, keys: list[int], visible: bool = True):
+        self.keys, self.shown = iter(keys), []
+        monkeypatch.setenv("DISPLAY", ":0")
+        monkeypatch.setattr(cv2, "currentUIFramework", lambda: "QT")
+        monkeypatch.setattr(cv2, "imshow", lambda name, picture: self.shown.append(picture))
+        monkeypatch.setattr(cv2, "waitKey", lambda ms: next(self.keys))
+        monkeypatch.setattr(cv2, "getWindowProperty", lambda name, what: float(visible))
+
+
+@pytest.mark.parametrize("key", [ord("q"), 27])
+def test_a_key_ends_the_window_and_the_program_cleanly(watch, enrolled: Path, video: Path, monkeypatch, key: int):
+    window = Window(monkeypatch, [-1, -1, -1, ord("x"), key])
+    told, summary = watch("--source", video, "--show")
+    assert summary["frames"] == len(window.shown) == 5
+    assert told_of(told) == [("seen", 1, "Eileen Collins"), ("gone", 1, "Eileen Collins")]
+
+
+def test_a_closed_window_ends_too(watch, enrolled: Path, video: Path, monkeypatch):
+    Window(monkeypatch, [-1] * 20, visible=False)
+    assert watch("--source", video, "--show")[1]["frames"] == 1
+
+
+def test_a_photo_stays_until_a_key_is_pressed(watch, enrolled: Path, astronaut: Path, monkeypatch):
+    window = Window(monkeypatch, [-1, -1, -1, ord(" "), ord("q")])
+    watch("--source", astronaut, "--show")
+    assert len(window.shown) == 1
+    assert next(window.keys) == ord("q")
+
+
+@pytest.mark.parametrize(("framework", "says"), [("", "opencv-python-headless"), ("QT", "no screen")])
+def test_without_a_window_to_open_nothing_starts(call, video: Path, monkeypatch, framework: str, says: str):
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    monkeypatch.setattr(cv2, "currentUIFramework", lambda: framework)
+    monkeypatch.setattr(recognize, "open_source", lambda spec: pytest.fail("a source was opened"))
+    status, out, err = call("--source", video, "--show")
+    assert (status, out, len(err)) == (3, [], 1)
+    assert says in err[0]
+
+
+def test_help_shows_examples(capsys):
+    with pytest.raises(SystemExit) as end:
+        recognize.main(["--help"])
+    assert end.value.code == 0
+    assert "recognize.py --camera 0" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_real_ctrl_c_with_the_shipped_bundle(bundle_path: Path, astronaut: Path, tmp_path: Path, validate):
+    photo = cv2.resize(cv2.imread(str(astronaut)), (256, 256), interpolation=cv2.INTER_AREA)
+    with recording(tmp_path / "long.avi", 15) as write:
+        for _ in range(1500):
+            write(photo)
+    words = [sys.executable, str(PROGRAM), "--source", "long.avi", "--json", "--save", "out.mp4", "--encoder", str(bundle_path)]
+    with subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ) as process:
+        lines = [process.stdout.readline(), process.stdout.readline()]  # the notice, and seen: lines are not held back
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    told = [json.loads(line) for line in [*lines, *out.splitlines()]]
+    assert [event["event"] for event in told] == ["notice", "seen", "gone"]
+    summary = json.loads(err.splitlines()[-1])
+    validate(summary, "summary")
+    assert 3 <= summary["frames"] < 1500
+    assert len(list(open_source(str(tmp_path / "out.mp4")))) in (summary["frames"], summary["frames"] + 1)
+
+
+def test_the_summary_line_of_a_run_names_what_was_fast_and_what_was_not():
+    ms = {"detect": 10.0, "align": 1.0, "embed": 2.0, "decide": 0.1}
+    line = events.summary_line({"frames": 5, "fps": 31.04, "ms": ms, "faces": 1, "backend": "cpu", "encoder": "0" * 16})
+    assert line == "5 frames at 31.0 a second, 1 face in them (cpu; milliseconds a frame: detect 10.0, align 1.0, embed 2.0, decide 0.1)"

@@ -1,0 +1,133 @@
+import colorsys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from device.program import InputError
+from train import views as v
+
+PLAIN = {"area": (1.0, 1.0), "ratio": (1.0, 1.0), "flip": 0.0, "jitter": 0.0, "grey": 0.0, "blur": 0.0}
+
+
+def crops(n: int = 16) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    return np.kron(rng.integers(30, 226, (n, 14, 14, 3)), np.ones((1, 8, 8, 1))).astype(np.uint8)
+
+
+def seed(number: int = 0) -> tf.Tensor:
+    return tf.constant([7, number])
+
+
+def test_without_any_change_a_view_is_the_crop():
+    images = crops()
+    view = v.view(tf.constant(images), seed(), v.Views(**PLAIN)).numpy()
+    np.testing.assert_allclose(view, images / 127.5 - 1, atol=1e-5)
+
+
+def test_flip_mirrors():
+    images = crops()
+    view = v.view(tf.constant(images), seed(), v.Views(**{**PLAIN, "flip": 1.0})).numpy()
+    np.testing.assert_allclose(view, images[:, :, ::-1] / 127.5 - 1, atol=1e-5)
+
+
+def test_the_same_seed_gives_the_same_view_and_another_another():
+    images = tf.constant(crops())
+    first, again, other = (v.view(images, seed(n), v.Views(size=64)).numpy() for n in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - other).mean() > 0.05
+    assert first.shape == (16, 64, 64, 3)
+    assert first.min() >= -1 - 1e-5
+    assert first.max() <= 1 + 1e-5
+
+
+def test_every_picture_of_a_batch_is_drawn_for_itself():
+    same = tf.constant(np.repeat(crops(1), 8, axis=0))
+    views = v.view(same, seed(), v.Views()).numpy()
+    assert min(np.abs(views[i] - views[j]).mean() for i in range(8) for j in range(i)) > 0.01
+
+
+def test_boxes_keep_to_area_ratio_and_picture():
+    settings = v.Views(area=(0.25, 0.5), ratio=(0.75, 1.25), flip=0.5)
+    seeds = tf.random.experimental.stateless_split(seed(), 5)
+    y1, x1, y2, x2 = v.boxes(seeds, 4000, settings).numpy().T
+    left, right = np.minimum(x1, x2), np.maximum(x1, x2)
+    assert left.min() >= 0 and y1.min() >= 0 and right.max() <= 1 + 1e-6 and y2.max() <= 1 + 1e-6
+    area = (right - left) * (y2 - y1)
+    assert 0.25 - 1e-5 <= area.min() < 0.26 < 0.49 < area.max() <= 0.5 + 1e-5
+    ratio = (right - left) / (y2 - y1)
+    assert ratio.min() >= 0.75 - 1e-4 and ratio.max() <= 1.25 + 1e-4
+    assert 0.45 < (x2 < x1).mean() < 0.55
+
+
+def test_grey_has_no_colour_left():
+    view = v.view(tf.constant(crops()), seed(), v.Views(**{**PLAIN, "grey": 1.0})).numpy()
+    np.testing.assert_allclose(view[..., 0], view[..., 1], atol=1e-4)
+    np.testing.assert_allclose(view[..., 0], view[..., 2], atol=1e-4)
+
+
+def test_one_matrix_is_what_the_separate_steps_give():
+    """Against a slow reference: hue turned in YIQ, saturation, contrast about the picture's mean, brightness, one by one."""
+    settings = v.Views(**{**PLAIN, "jitter": 1.0})
+    seeds = tf.random.experimental.stateless_split(seed(3), 6)
+    images = (crops(4) / 255).astype(np.float32) * 0.2 + 0.4  # so that nothing is clipped
+    result = v.colours(seeds, tf.constant(images), settings).numpy()
+    luma, yiq = np.array(v.LUMA), np.array(v.YIQ)
+    for n, image in enumerate(images):
+        def draw(i, low, high, n=n):
+            return float(tf.random.stateless_uniform((4,), seeds[i], low, high)[n])
+
+        brightness, contrast, saturation = (draw(i, 0.6, 1.4) for i in (1, 2, 3))
+        angle = draw(4, -0.1, 0.1) * 2 * np.pi
+        turn = np.array([[1, 0, 0], [0, np.cos(angle), -np.sin(angle)], [0, np.sin(angle), np.cos(angle)]])
+        step = image @ (np.linalg.inv(yiq) @ turn @ yiq).T
+        step = saturation * step + (1 - saturation) * (step @ luma)[..., None]
+        step = contrast * step + (1 - contrast) * (image @ luma).mean()
+        np.testing.assert_allclose(result[n], np.clip(step * brightness, 0, 1), atol=2e-3)
+
+
+def test_hue_turns_the_hue_and_keeps_the_luma():
+    settings = v.Views(**{**PLAIN, "jitter": 1.0, "brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.2})
+    images = np.tile(np.float32([0.6, 0.4, 0.4]), (64, 4, 4, 1))
+    result = v.colours(tf.random.experimental.stateless_split(seed(), 6), tf.constant(images), settings).numpy()
+    np.testing.assert_allclose(result @ np.array(v.LUMA), images @ np.array(v.LUMA), atol=2e-3)
+    hues = [colorsys.rgb_to_hsv(*pixel)[0] for pixel in result[:, 0, 0]]
+    assert max(hues) - min(hues) > 0.2
+
+
+def test_blur_smooths_and_keeps_the_mean():
+    images = tf.constant((crops(4) / 255).astype(np.float32))
+    settings = v.Views(**{**PLAIN, "blur": 1.0, "sigma": (2.0, 2.0)})
+    result = v.blurred(tf.random.experimental.stateless_split(seed(), 2), images, settings).numpy()
+    assert np.abs(np.diff(result, axis=2)).max() < np.abs(np.diff(images.numpy(), axis=2)).max()
+    np.testing.assert_allclose(result.mean((1, 2)), images.numpy().mean((1, 2)), atol=0.02)
+    inner = images.numpy()[:, 40:72, 40:72]  # against a convolution written out, at one pixel
+    at = np.arange(112)
+    kernel = np.exp(-((at - 50) ** 2) / 2.0)
+    kernel /= kernel.sum()
+    expected = np.einsum("h,w,nhwc->nc", kernel, kernel, images.numpy())
+    np.testing.assert_allclose(result[:, 50, 50], expected, atol=1e-3)
+    assert inner.shape == (4, 32, 32, 3)
+
+
+def test_an_epoch_shows_every_crop_once_in_an_order_of_its_own():
+    images = np.arange(10, dtype=np.uint8)[:, None, None, None] * np.ones((1, 112, 112, 3), np.uint8)
+    settings = v.Views(size=8, **PLAIN)
+
+    def order(epoch: int) -> list[int]:
+        batches = [np.stack(batch) for batch in v.pairs(images, settings, 5, seed=1, epoch=epoch)]
+        np.testing.assert_allclose(*np.concatenate(batches, axis=1), atol=1e-6)
+        return np.round((np.concatenate(batches, axis=1)[0, :, 0, 0, 0] + 1) * 127.5).astype(int).tolist()
+
+    assert sorted(order(0)) == list(range(10))
+    assert order(0) == order(0)
+    assert order(0) != order(1)
+
+
+def test_bad_settings_and_too_few_crops():
+    with pytest.raises(InputError, match="a probability lies between 0 and 1"):
+        v.Views(flip=1.5)
+    with pytest.raises(InputError, match="area"):
+        v.Views(area=(0.0, 1.0))
+    with pytest.raises(InputError, match="3 crops do not fill a batch of 8: lower --batch or add photos"):
+        v.pairs(crops(3), v.Views(), 8, 0, 0)
