@@ -113,7 +113,7 @@ def write(path: Path, files: Iterable[Path], facts: dict[str, Any]) -> Bundle:
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
         whole = Path(folder) / path.name
         whole.mkdir()
-        entries = {}
+        entries: dict[str, dict[str, Any]] = {}
         for file in files:
             copy = Path(shutil.copyfile(file, whole / Path(file).name))
             entries[copy.name] = {"sha256": sha256(copy), "bytes": copy.stat().st_size}

@@ -16,6 +16,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import TextIO
 
@@ -115,22 +116,25 @@ def _watch(
 def _record(path: Path | None, source: Source) -> Iterator[Callable[[Frame, np.ndarray], None] | None]:
     """A function that adds the annotated picture of a frame to the video `path`.
 
-    A live source has no steady rate: a frame is written as often as its time asks, so that the video runs at true speed.
+    A live source has no steady rate: a frame is written as often as its time asks, so that the video runs at true speed. Gaps
+    of more than a second are left out: the clock may have been set.
     """
     if path is None:
         yield None
         return
     fps = source.fps or LIVE_FPS
-    written, start = 0, None
+    last: datetime | None = None
+    owed = 0.0  # copies of the next frame
     with draw.recording(path, fps) as write:
 
         def record(frame: Frame, picture: np.ndarray) -> None:
-            nonlocal written, start
-            start = start or frame.time
-            due = round((frame.time - start).total_seconds() * fps) + 1 if source.live else written + 1
-            for _ in range(due - written):
+            nonlocal last, owed
+            gap = (frame.time - last).total_seconds() if last and source.live else 1 / fps
+            owed += fps * min(max(gap, 0.0), 1.0)
+            last, copies = frame.time, round(owed)
+            for _ in range(copies):
                 write(picture)
-            written = max(written, due)
+            owed -= copies
 
         yield record
 

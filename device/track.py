@@ -123,5 +123,5 @@ class Tracker:
 
     @staticmethod
     def _is_over(track: Track, frame: Frame) -> bool:
-        long = not track.id or frame.time - track.last_time > PATIENCE
+        long = not track.id or abs(frame.time - track.last_time) > PATIENCE  # abs: clocks are set back, too
         return long and frame.index - track.last_frame > MISSES

@@ -112,3 +112,13 @@ def test_options_lead_to_a_detector(tmp_path):
     args = parser.parse_args(["--detector", "yunet", "--detector-model", str(tmp_path / "x")])
     with pytest.raises(InputError, match="is not there"):
         open_detector(args.detector, args.detector_model)
+
+
+def test_mtcnn_gets_rgb(mtcnn, monkeypatch):
+    class Spy:
+        def detect_faces(self, image: np.ndarray) -> list:
+            assert image[300, 300].tolist() == [10, 100, 250]
+            return []
+
+    monkeypatch.setattr(mtcnn, "_net", Spy())
+    assert mtcnn.detect(np.full((600, 600, 3), (250, 100, 10), np.uint8)) == []

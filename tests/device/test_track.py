@@ -74,6 +74,14 @@ def test_an_end_is_told_in_the_frame_where_patience_is_over():
     assert tracker.flush() == []
 
 
+def test_a_clock_that_is_set_back_keeps_no_track_alive():
+    tracker = Tracker()
+    for i in range(5):
+        tracker.update([face(100)], frame(i))
+    back = [Frame(IMAGE, i, START - timedelta(hours=1)) for i in range(5, 15)]
+    assert sum(len(tracker.update([], late)[1]) for late in back) == 1
+
+
 @pytest.mark.parametrize("step", [20, 60, 80])
 def test_a_fast_face_keeps_its_track(step: int):
     """Up to 1.3 times its own width from one frame to the next."""
