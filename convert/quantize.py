@@ -10,10 +10,10 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -76,22 +76,17 @@ def distil(student: keras.Model, images: np.ndarray, targets: np.ndarray, settin
     The loss is the negative cosine; its mean per epoch is returned.
     """
 
-    def batches(epoch: int) -> tf.data.Dataset:
-        def generate() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-            rng = np.random.default_rng([settings.seed, epoch])
-            order = rng.permutation(len(images))
-            for start in range(0, len(order) - settings.batch + 1, settings.batch):
-                rows = order[start : start + settings.batch]
-                mirrored = rng.integers(0, 2, len(rows))
-                chosen = np.where(mirrored[:, None, None, None] == 1, images[rows, :, ::-1], images[rows])
-                yield encoders.scale(chosen), targets[rows, mirrored]
+    crops, wanted = tf.convert_to_tensor(images), tf.convert_to_tensor(targets, tf.float32)
 
-        signature = (
-            tf.TensorSpec((settings.batch, *images.shape[1:]), tf.float32),
-            tf.TensorSpec((settings.batch, targets.shape[-1]), tf.float32),
-        )
-        dataset = tf.data.Dataset.from_generator(generate, output_signature=signature)
-        return dataset.apply(tf.data.experimental.assert_cardinality(len(images) // settings.batch)).prefetch(2)
+    def pictures(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        mirrored = tf.random.stateless_uniform((settings.batch,), tf.stack([settings.seed, tf.cast(index[0], tf.int32)]), 0, 2, tf.int32)
+        chosen = tf.gather(crops, index)
+        chosen = tf.where(mirrored[:, None, None, None] == 1, chosen[:, :, ::-1], chosen)
+        return encoders.scale(chosen), tf.gather(tf.gather(wanted, index), mirrored, batch_dims=1)
+
+    def batches(epoch: int) -> tf.data.Dataset:
+        order = tf.data.Dataset.range(len(images)).shuffle(len(images), seed=settings.seed + 2**20 * epoch)
+        return order.batch(settings.batch, drop_remainder=True).map(pictures).prefetch(2)
 
     rate = keras.optimizers.schedules.CosineDecay(settings.rate, settings.epochs * (len(images) // settings.batch))
     student.compile(optimizer=keras.optimizers.Adam(rate), loss=keras.losses.CosineSimilarity())
@@ -143,7 +138,7 @@ def thresholds(embeddings: np.ndarray, fars: tuple[float, ...] = FARS) -> list[d
     return [{"threshold": float(np.quantile(cosines, 1 - far)), "far": far, "measured_on": where} for far in fars]
 
 
-def report(teacher: keras.Model, tflite: Encoder, cohort: np.ndarray, lfw: Path | None) -> dict:
+def report(teacher: keras.Model, tflite: Encoder, cohort: np.ndarray, lfw: Path | None) -> dict[str, Any]:
     """What quantisation cost: cosine of float and int8 on held-out crops, and LFW for both where it is there."""
     chosen = cohort[:: max(len(cohort) // PARITY_CROPS, 1)][:PARITY_CROPS]
     float_, int8 = encoders.embed(teacher, chosen), tflite.embed(chosen)
@@ -151,7 +146,7 @@ def report(teacher: keras.Model, tflite: Encoder, cohort: np.ndarray, lfw: Path 
     common = float_.mean(axis=0)
     centred = [rows - common for rows in (float_, int8)]
     centred_mean, centred_first = metrics.parity(*(rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in centred))
-    found = {
+    found: dict[str, Any] = {
         "parity": {"mean": mean, "first_percentile": first_percentile, "crops": len(chosen)},
         "parity_centred": {"mean": centred_mean, "first_percentile": centred_first, "crops": len(chosen)},
     }

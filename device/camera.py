@@ -29,11 +29,12 @@ cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """One picture of a source: BGR uint8 [H, W, 3], its number from 0, and its time (UTC)."""
+    """One picture: BGR uint8 [H, W, 3], its number from 0, its time (UTC), and where it is from (in a folder: its file)."""
 
     image: np.ndarray
     index: int
     time: datetime
+    source: str
 
 
 class Source:
@@ -47,7 +48,7 @@ class Source:
     def __init__(
         self,
         name: str,
-        images: Iterator[np.ndarray],
+        images: Iterator[tuple[str, np.ndarray]],
         live: bool = False,
         fps: float | None = None,
         stills: bool = False,
@@ -62,8 +63,8 @@ class Source:
         self._opened = datetime.now(timezone.utc)
 
     def __iter__(self) -> Iterator[Frame]:
-        for index, image in enumerate(self._images):
-            yield Frame(image, index, self._time(index))
+        for index, (source, image) in enumerate(self._images):
+            yield Frame(image, index, self._time(index), source)
 
     def _time(self, index: int) -> datetime:
         if self.live or not self.fps:
@@ -107,7 +108,7 @@ def open_source(spec: str) -> Source:
     if path.is_dir():
         return _slides(spec, pictures_in(path))
     if path.suffix.lower() in PICTURES:
-        return Source(spec, iter([read_picture(path)]), fps=SLIDES, stills=True)
+        return Source(spec, iter([(spec, read_picture(path))]), fps=SLIDES, stills=True)
     _check_file(path)
     unreadable = InputError(f"{path} cannot be read as a video or a picture", "convert it to MP4 or JPEG")
     return _video(_capture(str(path)), spec, live=False, missing=unreadable)
@@ -138,10 +139,10 @@ def pictures_in(folder: Path) -> list[Path]:
 def _slides(name: str, paths: list[Path]) -> Source:
     """The readable pictures among `paths`; at least one must be."""
 
-    def images() -> Iterator[np.ndarray]:
+    def images() -> Iterator[tuple[str, np.ndarray]]:
         for path in paths:
             try:
-                yield read_picture(path)
+                yield str(path), read_picture(path)
             except InputError as error:
                 logging.getLogger("omokage").warning("skipped: %s", error.wrong)
 
@@ -166,7 +167,7 @@ def _video(capture: cv2.VideoCapture, name: str, live: bool, missing: InputError
         raise missing
     fps = capture.get(cv2.CAP_PROP_FPS)
     known = 1 <= fps <= 1000  # 0 and 90000 mean that nobody knows; not a number fails as well
-    images = itertools.chain([first], frames)
+    images = ((name, image) for image in itertools.chain([first], frames))
     return Source(name, images, live, fps if known else None if live else UNKNOWN_FPS, close=capture.release)
 
 

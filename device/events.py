@@ -15,15 +15,15 @@ def stamp(time: datetime) -> str:
     return time.astimezone(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def judged(news: str, track: Track, verdict: Verdict, frame: Frame, source: str) -> Event:
+def judged(news: str, track: Track, verdict: Verdict, frame: Frame) -> Event:
     """`news` "seen": a track got its first settled verdict; "changed": the settled verdict changed."""
-    return _about(news, track, verdict, frame, source)
+    return _about(news, track, verdict, frame)
 
 
-def gone(track: Track, verdict: Verdict, frame: Frame, source: str) -> Event:
+def gone(track: Track, verdict: Verdict, frame: Frame) -> Event:
     """A track ended: `frame` is where that was noticed, `first` and `last` tell when the face was there."""
     ends = {"first": stamp(track.first_time), "last": stamp(track.last_time), "frames": track.frames}
-    return _about("gone", track, verdict, frame, source) | ends
+    return _about("gone", track, verdict, frame) | ends
 
 
 def notice(code: str, level: str, message: str, time: datetime | None = None) -> Event:
@@ -32,13 +32,13 @@ def notice(code: str, level: str, message: str, time: datetime | None = None) ->
     return {"event": "notice", "time": stamp(time), "code": code, "level": level, "message": message}
 
 
-def _about(kind: str, track: Track, verdict: Verdict, frame: Frame, source: str) -> Event:
+def _about(kind: str, track: Track, verdict: Verdict, frame: Frame) -> Event:
     runner_up = verdict.runner_up and {"name": verdict.runner_up[0], "score": round(verdict.runner_up[1], 4)}
     return {
         "event": kind,
         "time": stamp(frame.time),
         "frame": frame.index,
-        "source": source,
+        "source": frame.source,
         "track": track.id,
         "decision": verdict.decision,
         "name": verdict.name,

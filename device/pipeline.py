@@ -2,7 +2,7 @@
 
 recogniser = Recogniser(open_detector(), encoder, NearestNeighbours(embeddings, names, threshold))
 for frame in source:
-    events, sightings = recogniser.process(frame, source.name)
+    events, sightings = recogniser.process(frame)
 events = recogniser.finish()
 """
 
@@ -41,11 +41,11 @@ class Recogniser:
         self._tracker = Tracker(confirm=1 if stills else CONFIRM)
         self._opinions: dict[int, Opinion] = {}  # by track id
         self._events: list[Event] = []  # not handed out yet
-        self._last: tuple[Frame, str] | None = None
+        self._last: Frame | None = None
 
-    def process(self, frame: Frame, source: str) -> tuple[list[Event], list[Sighting]]:
-        """The events of one frame of `source`, and the tracks found in it with their settled verdicts (None: not yet)."""
-        self._last = frame, source
+    def process(self, frame: Frame) -> tuple[list[Event], list[Sighting]]:
+        """The events of one frame, and the tracks found in it with their settled verdicts (None: not yet)."""
+        self._last = frame
         with self._timed("detect"):
             detections = self.detector.detect(frame.image)
         with self._timed("align"):
@@ -53,7 +53,7 @@ class Recogniser:
         with self._timed("embed"):
             embeddings = self.encoder.embed(crops)
         with self._timed("decide"):
-            sightings = self._decide(detections, embeddings, weights, frame, source)
+            sightings = self._decide(detections, embeddings, weights, frame)
             if self.stills:
                 self._end(self._tracker.flush())
         self.frames += 1
@@ -83,9 +83,7 @@ class Recogniser:
         # A face of quality 0 still counts where there is no better one.
         return crops, [max(quality(detection, crop), 0.01) for detection, crop in zip(detections, crops, strict=True)]
 
-    def _decide(
-        self, detections: list[Detection], embeddings: np.ndarray, weights: list[float], frame: Frame, source: str
-    ) -> list[Sighting]:
+    def _decide(self, detections: list[Detection], embeddings: np.ndarray, weights: list[float], frame: Frame) -> list[Sighting]:
         tracks, ended = self._tracker.update(detections, frame)
         for track, embedding, weight in zip(tracks, embeddings, weights, strict=True):
             track.evidence.add(embedding, weight)
@@ -93,7 +91,7 @@ class Recogniser:
                 opinion = self._opinions.setdefault(track.id, Opinion())
                 news = opinion.update(self.decider.decide(track.evidence.embedding))
                 if news and opinion.settled:
-                    self._events.append(events.judged(news, track, opinion.settled, frame, source))
+                    self._events.append(events.judged(news, track, opinion.settled, frame))
         self._end(ended)
         return [(track, self._opinions[track.id].settled if track.id else None) for track in tracks]
 
@@ -101,7 +99,7 @@ class Recogniser:
         for track in tracks:
             opinion = self._opinions.pop(track.id, None)
             if opinion and opinion.settled and self._last:
-                self._events.append(events.gone(track, opinion.settled, *self._last))
+                self._events.append(events.gone(track, opinion.settled, self._last))
 
     def _handed_out(self) -> list[Event]:
         handed, self._events = self._events, []

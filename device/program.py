@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 HOLDS_NOT = 1  # the work is done, and what was checked does not hold
+FAULT = 70  # of Omokage's own: sysexits.h calls it EX_SOFTWARE
 INTERRUPTED = 130
 
 
@@ -66,6 +67,8 @@ def run(main: Callable[[argparse.Namespace], int], parser: argparse.ArgumentPars
     """Parse `argv`, call `main` and turn its errors into one line on stderr and an exit status of docs/design.md."""
     args = parser.parse_args(argv)
     program = _program(parser)
+    with contextlib.suppress(AttributeError):  # a name that the terminal cannot show is no reason to stop
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         status = main(args)
         sys.stdout.flush()
@@ -81,6 +84,12 @@ def run(main: Callable[[argparse.Namespace], int], parser: argparse.ArgumentPars
     except BrokenPipeError:  # `recognize.py | head`: the reader has gone, there is nobody left to tell
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Exception as error:
+        if getattr(args, "debug", False):
+            traceback.print_exc()
+        reason = " ".join(f"{type(error).__name__} {error}".split())
+        print(f"{program}: a fault of Omokage itself ({reason}): report it with what --debug shows", file=sys.stderr)
+        return FAULT
 
 
 @contextlib.contextmanager

@@ -96,7 +96,7 @@ def _watch(
     start, interrupted = time.perf_counter(), False
     try:
         for frame in source:
-            news, sightings = recogniser.process(frame, source.name)
+            news, sightings = recogniser.process(frame)
             for event in news:
                 _tell(event, args, sys.stdout)
             picture = draw.annotate(frame.image, sightings) if record or args.show else frame.image

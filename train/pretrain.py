@@ -125,7 +125,8 @@ def pretrain(settings: Settings, out: Path, resume: bool = False) -> runs.Run:
     if settings.probe_crops and settings.probe_pairs:
         probe = probes.VerificationProbe.read(Path(settings.probe_crops), Path(settings.probe_pairs))
     views = Views(size=settings.size, area=(settings.area, 1.0))
-    pairs(images, views, settings.batch, settings.seed, epoch=0)  # too few crops: said before anything is written
+    tensor = tf.convert_to_tensor(images)
+    pairs(tensor, views, settings.batch, settings.seed, epoch=0)  # too few crops: said before anything is written
     steps = len(images) // settings.batch
     with encoders.precision(settings.precision):
         model = build(settings, steps * settings.epochs)
@@ -139,7 +140,7 @@ def pretrain(settings: Settings, out: Path, resume: bool = False) -> runs.Run:
     print(f"{len(images)} crops, {steps} steps an epoch, epochs {int(done) + 1} to {settings.epochs}", file=sys.stderr)
     for epoch in range(int(done), settings.epochs):
         start = time.monotonic()
-        dataset = pairs(images, views, settings.batch, settings.seed, epoch)
+        dataset = pairs(tensor, views, settings.batch, settings.seed, epoch)
         progress = runs.Progress(epoch, settings.epochs, settings.batch)
         history = model.fit(dataset, initial_epoch=epoch, epochs=epoch + 1, verbose=0, callbacks=[progress]).history
         figures = {name: values[-1] for name, values in history.items()}

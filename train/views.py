@@ -105,13 +105,17 @@ def view(images: tf.Tensor, seed: tf.Tensor, views: Views) -> tf.Tensor:
     return parts * 2.0 - 1.0
 
 
-def pairs(images, views: Views, batch: int, seed: int, epoch: int) -> tf.data.Dataset:
-    """Batches (view, view) of all `images` uint8 [N, H, W, 3] in random order; the last, smaller batch is left out."""
+def pairs(images: tf.Tensor, views: Views, batch: int, seed: int, epoch: int) -> tf.data.Dataset:
+    """Batches (view, view) of all `images` uint8 [N, H, W, 3] in random order; the last, smaller batch is left out.
+
+    No Python runs in the pipeline: an iterator that is dropped while a thread of its waits for the interpreter's lock
+    waits for that thread for ever.
+    """
     if len(images) < batch:
         raise InputError(f"{len(images)} crops do not fill a batch of {batch}", "lower --batch or add photos")
 
     def two(index: tf.Tensor, number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        rows = tf.ensure_shape(tf.numpy_function(lambda i: images[i], [index], tf.uint8), (batch, *images.shape[1:]))
+        rows = tf.ensure_shape(tf.gather(images, index), (batch, *images.shape[1:]))
         step = tf.stack([seed, epoch * 2**20 + 2 * tf.cast(number, tf.int32)])  # no two batches of a run draw alike
         return view(rows, step, views), view(rows, step + tf.constant([0, 1]), views)
 

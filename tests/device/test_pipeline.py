@@ -62,7 +62,7 @@ class Stage:
                 cv2.rectangle(image, (round(x), 100), (round(x) + 112, 212), colour, cv2.FILLED)
             self.detector.scene = [(x, 100) for _, x in faces]
             time = START + timedelta(seconds=self.index / 30)
-            news, sightings = self.recogniser.process(Frame(image, self.index, time), source)
+            news, sightings = self.recogniser.process(Frame(image, self.index, time, source))
             self.told += news
             self.index += 1
         return sightings

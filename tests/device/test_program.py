@@ -41,6 +41,17 @@ def test_the_status_is_what_the_program_says():
     assert run(lambda args: args.number, program(), ["--number", "1"]) == 1
 
 
+def test_a_fault_of_ours_is_one_line_too(capsys):
+    def main(args: argparse.Namespace) -> int:
+        raise ZeroDivisionError("division\nby zero")
+
+    assert run(main, program(), []) == 70
+    error = capsys.readouterr().err
+    assert error == "thing: a fault of Omokage itself (ZeroDivisionError division by zero): report it with what --debug shows\n"
+    assert run(main, program(), ["--debug"]) == 70
+    assert "Traceback" in capsys.readouterr().err
+
+
 def test_an_interrupted_program_says_so(capsys):
     def main(args: argparse.Namespace) -> int:
         raise KeyboardInterrupt

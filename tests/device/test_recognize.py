@@ -145,7 +145,7 @@ class Interrupted:
 
     def __call__(self, spec: str) -> Source:
         def images():
-            yield from self.images
+            yield from ((spec, image) for image in self.images)
             raise KeyboardInterrupt
 
         return Source(spec, images(), fps=15.0)
@@ -173,7 +173,7 @@ def test_a_live_video_runs_at_true_speed(tmp_path: Path):
     source = Source("camera 0", iter([]), live=True, fps=15)
     with recognize._record(tmp_path / "live.mp4", source) as record:
         for index, second in enumerate(seconds):
-            record(Frame(image, index, start + timedelta(seconds=float(second))), image)
+            record(Frame(image, index, start + timedelta(seconds=float(second)), "camera 0"), image)
     assert len(list(open_source(str(tmp_path / "live.mp4")))) == 31
 
 
@@ -183,7 +183,7 @@ def test_a_live_video_outlives_a_clock_that_is_set(tmp_path: Path, jump: timedel
     source = Source("camera 0", iter([]), live=True, fps=15)
     with recognize._record(tmp_path / "live.mp4", source) as record:
         for index in range(31):
-            record(Frame(image, index, start + timedelta(seconds=index / 15) + (jump if index > 15 else timedelta())), image)
+            record(Frame(image, index, start + timedelta(seconds=index / 15) + (jump if index > 15 else timedelta()), "camera 0"), image)
     assert 30 <= len(list(open_source(str(tmp_path / "live.mp4")))) <= 45
 
 

@@ -14,7 +14,7 @@ IMAGE = np.zeros((360, 640, 3), np.uint8)
 
 
 def frame(index: int, fps: float = 30, image: np.ndarray = IMAGE) -> Frame:
-    return Frame(image, index, START + timedelta(seconds=index / fps))
+    return Frame(image, index, START + timedelta(seconds=index / fps), "door.mp4")
 
 
 def face(x: float, y: float = 100, size: float = 60) -> Detection:
@@ -78,7 +78,7 @@ def test_a_clock_that_is_set_back_keeps_no_track_alive():
     tracker = Tracker()
     for i in range(5):
         tracker.update([face(100)], frame(i))
-    back = [Frame(IMAGE, i, START - timedelta(hours=1)) for i in range(5, 15)]
+    back = [Frame(IMAGE, i, START - timedelta(hours=1), "door.mp4") for i in range(5, 15)]
     assert sum(len(tracker.update([], late)[1]) for late in back) == 1
 
 

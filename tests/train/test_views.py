@@ -124,6 +124,14 @@ def test_an_epoch_shows_every_crop_once_in_an_order_of_its_own():
     assert order(0) != order(1)
 
 
+def test_no_python_runs_in_the_pipeline():
+    """It did once, and a training hung at the end of an epoch."""
+    dataset = v.pairs(crops(8), v.Views(size=8), 4, 0, 0)
+    graph = tf.raw_ops.DatasetToGraphV2(input_dataset=dataset._variant_tensor).numpy()
+    assert b"GatherV2" in graph
+    assert b"PyFunc" not in graph
+
+
 def test_bad_settings_and_too_few_crops():
     with pytest.raises(InputError, match="a probability lies between 0 and 1"):
         v.Views(flip=1.5)
