@@ -38,7 +38,8 @@ class Settings:
     dimension: int = 128
     projection: int = 512
     size: int = 112
-    area: float = 0.5
+    area: float = Views.area[0]
+    strength: float = Views.strength
     batch: int = 256
     epochs: int = 100
     rate: float = 0.05
@@ -124,7 +125,7 @@ def pretrain(settings: Settings, out: Path, resume: bool = False) -> runs.Run:
     probe = None
     if settings.probe_crops and settings.probe_pairs:
         probe = probes.VerificationProbe.read(Path(settings.probe_crops), Path(settings.probe_pairs))
-    views = Views(size=settings.size, area=(settings.area, 1.0))
+    views = Views(size=settings.size, area=(settings.area, 1.0), strength=settings.strength)
     tensor = tf.convert_to_tensor(images)
     pairs(tensor, views, settings.batch, settings.seed, epoch=0)  # too few crops: said before anything is written
     steps = len(images) // settings.batch
@@ -194,6 +195,7 @@ def parser() -> Parser:
     result.add_argument("--projection", type=int, default=Settings.projection, help="width of the projector (default %(default)s)")
     result.add_argument("--size", type=int, default=Settings.size, help="of a view in pixels (default %(default)s)")
     result.add_argument("--area", type=float, default=Settings.area, help="least share of the crop in a view (default %(default)s)")
+    result.add_argument("--strength", type=float, default=Settings.strength, help="of the colour jitter (default %(default)s)")
     result.add_argument("--batch", type=int, default=Settings.batch, help="(default %(default)s)")
     result.add_argument("--epochs", type=int, default=Settings.epochs, help="(default %(default)s)")
     result.add_argument("--rate", type=float, default=Settings.rate, help="learning rate for a batch of 256 (default %(default)s)")

@@ -25,10 +25,7 @@ class Views:
     ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width / height of the part
     flip: float = 0.5  # probability
     jitter: float = 0.8  # probability of the next four
-    brightness: float = 0.4  # factor 1 +- this
-    contrast: float = 0.4
-    saturation: float = 0.4
-    hue: float = 0.1  # of a full turn, +-
+    strength: float = 0.5  # of the jitter: SimCLR's s (arXiv:2002.05709, appendix A), SimSiam's 0.4, 0.4, 0.4, 0.1 is 0.5
     grey: float = 0.2  # probability
     blur: float = 0.5  # probability
     sigma: tuple[float, float] = (0.1, 2.0)  # of the blur, pixels of a picture of 224
@@ -39,6 +36,8 @@ class Views:
                 raise InputError(f"the views' {name} is {getattr(self, name)}", "a probability lies between 0 and 1")
         if not 0 < self.area[0] <= self.area[1] <= 1:
             raise InputError(f"the views' area is {self.area}", "give two shares with 0 < low <= high <= 1")
+        if not 0 <= self.strength <= 1.25:
+            raise InputError(f"the views' strength is {self.strength}", "give a number from 0 to 1.25")
 
 
 def _uniform(seed, n: int, low: float, high: float) -> tf.Tensor:
@@ -66,9 +65,9 @@ def colours(seeds: tf.Tensor, images: tf.Tensor, views: Views) -> tf.Tensor:
     def factor(i: int, strength: float) -> tf.Tensor:
         return tf.where(on, _uniform(seeds[i], n, 1 - strength, 1 + strength), 1.0)[:, None, None]
 
-    brightness, contrast, saturation = factor(1, views.brightness), factor(2, views.contrast), factor(3, views.saturation)
+    brightness, contrast, saturation = (factor(i, 0.8 * views.strength) for i in (1, 2, 3))
     saturation *= tf.cast(_uniform(seeds[5], n, 0.0, 1.0) >= views.grey, tf.float32)[:, None, None]  # grey: no saturation
-    angle = tf.where(on, _uniform(seeds[4], n, -views.hue, views.hue), 0.0) * 2 * math.pi
+    angle = tf.where(on, _uniform(seeds[4], n, -0.2, 0.2) * views.strength, 0.0) * 2 * math.pi  # a share of a turn
     cos, sin, zero, one = tf.cos(angle), tf.sin(angle), tf.zeros(n), tf.ones(n)
     turn = tf.reshape(tf.stack([one, zero, zero, zero, cos, -sin, zero, sin, cos], axis=1), (n, 3, 3))
     yiq = tf.constant(YIQ)

@@ -86,13 +86,17 @@ def test_one_matrix_is_what_the_separate_steps_give():
         np.testing.assert_allclose(result[n], np.clip(step * brightness, 0, 1), atol=2e-3)
 
 
-def test_hue_turns_the_hue_and_keeps_the_luma():
-    settings = v.Views(**{**PLAIN, "jitter": 1.0, "brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.2})
-    images = np.tile(np.float32([0.6, 0.4, 0.4]), (64, 4, 4, 1))
-    result = v.colours(tf.random.experimental.stateless_split(seed(), 6), tf.constant(images), settings).numpy()
-    np.testing.assert_allclose(result @ np.array(v.LUMA), images @ np.array(v.LUMA), atol=2e-3)
-    hues = [colorsys.rgb_to_hsv(*pixel)[0] for pixel in result[:, 0, 0]]
-    assert max(hues) - min(hues) > 0.2
+def test_strength_scales_the_jitter():
+    images = tf.constant(np.tile(np.float32([0.5, 0.45, 0.45]), (64, 4, 4, 1)))
+    seeds = tf.random.experimental.stateless_split(seed(), 6)
+
+    def spread(**settings):
+        result = v.colours(seeds, images, v.Views(**{**PLAIN, **settings})).numpy()
+        hues = np.array([colorsys.rgb_to_hsv(*pixel)[0] for pixel in result[:, 0, 0]])
+        return np.ptp((hues + 0.5) % 1)  # red lies where the circle closes
+
+    assert spread(jitter=0.0, strength=1.0) < 1e-3
+    assert spread(jitter=1.0, strength=0.1) < 0.1 < 0.25 < spread(jitter=1.0, strength=1.0) < 0.45
 
 
 def test_blur_smooths_and_keeps_the_mean():
