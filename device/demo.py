@@ -44,7 +44,8 @@ Look at
   {annotated}  the film with a box and a name on each face
   {sheet}  twelve frames of it in one picture
   {film}  the film as the camera took it
-Next: python device/enroll.py add NAME PHOTO, then python device/recognize.py --camera 0 --save me.mp4"""
+Next: {python} device/enroll.py add NAME PHOTO
+      {python} device/recognize.py --camera 0 --save me.mp4"""
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,8 @@ def demo(args: argparse.Namespace) -> int:
     for shot, names in zip(shots, found, strict=True):
         print(f"  {shot.title}: {_list(names)}" + ("" if names == shot.expected else f"  <- WRONG, expected {_list(shot.expected)}"))
     right = all(names == shot.expected for shot, names in zip(shots, found, strict=True))
-    print(SMOKE.format(annotated=annotated, sheet=sheet, film=film))
+    python = os.path.relpath(sys.executable) if Path(sys.executable).is_relative_to(Path.cwd()) else "python"
+    print(SMOKE.format(annotated=annotated, sheet=sheet, film=film, python=python))
     return 0 if right else HOLDS_NOT
 
 
