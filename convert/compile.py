@@ -10,8 +10,6 @@ example:
 """
 
 import argparse
-import hashlib
-import json
 import os
 import re
 import shutil
@@ -170,21 +168,20 @@ def _failure(status: int, transcript: str) -> CompileError:
 def _refuse_bundles(source: bundle.Bundle, folder: Path) -> None:
     if (source.path / bundle.ENCODER_EDGETPU).exists():
         raise InputError(f"{source.path} is already compiled for the Edge TPU", "use it as it is")
-    if (folder / "manifest.json").exists():
-        raise InputError(f"{folder} holds a bundle, and a bundle is never changed in place", "name another folder with --out")
+    if folder.exists():
+        raise InputError(f"{folder} exists, and a bundle is never changed in place", "name another folder with --out")
 
 
 def write_bundle(source: bundle.Bundle, compiled: Compiled, folder: Path) -> None:
-    """A copy of `source` in `folder`, under its name and `-edgetpu`, with the compiled encoder. The manifest comes last."""
-    files = dict(source.manifest["files"])
-    for name in files:
-        _write(folder / name, (source.path / name).read_bytes())
+    """A copy of `source` in `folder`, under its name and `-edgetpu`, with the compiled encoder and the compiler's log."""
     log = Path(bundle.ENCODER_EDGETPU).with_suffix(".log").name
-    for name, content in {bundle.ENCODER_EDGETPU: compiled.model, log: compiled.log}.items():
-        _write(folder / name, content)
-        files[name] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
-    manifest = {**source.manifest, "name": f"{source.name}-edgetpu", "files": files}
-    _write(folder / "manifest.json", (json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode())
+    facts = {key: value for key, value in source.manifest.items() if key not in ("schema", "encoder", "files")}
+    with tempfile.TemporaryDirectory() as name:
+        files = [source.path / file for file in source.manifest["files"]]
+        for file, content in {bundle.ENCODER_EDGETPU: compiled.model, log: compiled.log}.items():
+            files.append(Path(name) / file)
+            files[-1].write_bytes(content)
+        bundle.write(folder, files, facts | {"name": f"{source.name}-edgetpu"})
 
 
 def _write(path: Path, content: bytes) -> None:

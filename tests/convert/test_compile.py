@@ -1,4 +1,3 @@
-import json
 import os
 import shutil
 import signal
@@ -247,23 +246,18 @@ def test_never_compiles_twice(stand_in, whole, capsys):
 @pytest.fixture
 def small_bundle(relu_chain, tmp_path) -> bundle.Bundle:
     """A bundle around a model of three operations."""
-    folder = tmp_path / "models" / "small"
-    folder.mkdir(parents=True)
-    shutil.copy(relu_chain, folder / bundle.ENCODER)
-    (folder / "CARD.md").write_text("card")
-    digests = {name: bundle.sha256(folder / name) for name in (bundle.ENCODER, "CARD.md")}
-    manifest = {
-        "schema": 1,
+    (tmp_path / "CARD.md").write_text("card")
+    facts = {
         "name": "small",
         "version": "1",
-        "encoder": digests[bundle.ENCODER][:16],
         "dimension": 8,
-        "files": {name: {"sha256": digest, "bytes": 1} for name, digest in digests.items()},
         "output": {"scale": 0.5, "zero_point": 0},
         "preprocessing": {"version": 1},
+        "thresholds": [{"far": 0.001, "threshold": 0.5}],
+        "made": {"time": "2026-01-01T00:00:00Z"},
     }
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    return bundle.load(folder)
+    encoder = shutil.copy(relu_chain, tmp_path / bundle.ENCODER)
+    return bundle.write(tmp_path / "models" / "small", [Path(encoder), tmp_path / "CARD.md"], facts)
 
 
 def test_a_bundle_is_copied_not_changed(small_bundle, stand_in, whole, tmp_path, monkeypatch, capsys):
