@@ -153,15 +153,13 @@ def embed(model: keras.Model, crops: np.ndarray) -> np.ndarray:
 def outputs(model: keras.Model, crops: np.ndarray, batch: int = 256) -> np.ndarray:
     """What the encoder gives for the same crops, float32 [N, D], not normalised."""
     size = model.input_shape[1]
-
-    @tf.function(reduce_retracing=True)
-    def forward(images: tf.Tensor) -> tf.Tensor:
-        x = scale(images)
+    rows = []
+    for start in range(0, len(crops), batch):
+        x = scale(tf.constant(crops[start : start + batch]))
         if size != SIZE:
             x = tf.image.resize(x, (size, size), antialias=True)
-        return tf.cast(model(x, training=False), tf.float32)
-
-    return np.concatenate([forward(tf.constant(crops[i : i + batch])).numpy() for i in range(0, len(crops), batch)])
+        rows.append(tf.cast(model(x, training=False), tf.float32).numpy())
+    return np.concatenate(rows)
 
 
 def load(path: str) -> keras.Model:
