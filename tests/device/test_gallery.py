@@ -1,11 +1,14 @@
 import sqlite3
 import stat
+import tempfile
 import threading
 import unicodedata
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from device import gallery as module
 from device.bundle import Bundle
@@ -272,3 +275,33 @@ def test_the_default_place(monkeypatch, tmp_path):
 
 def test_valid_name_returns_what_is_stored():
     assert valid_name("  Ame\u0301lie ") == "Am\u00e9lie"
+
+
+verbs = st.tuples(st.sampled_from(["add", "more", "remove", "reopen"]), st.sampled_from(["Ada", "Zoë", "Бо"]), st.integers(1, 3))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(verbs, max_size=12))
+def test_any_sequence_of_verbs_does_what_a_dictionary_would(sequence):
+    model: dict[str, int] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        opened = Gallery(Path(folder) / "gallery.db", create=True)
+        for verb, name, count in sequence:
+            if verb == "reopen":
+                opened.close()
+                opened = Gallery(Path(folder) / "gallery.db")
+                continue
+            refused = (verb == "add") == (name in model)
+            try:
+                if verb == "remove":
+                    assert opened.remove(name) == model.pop(name)
+                else:
+                    total = opened.add(name, [template(seed) for seed in range(count)], more=verb == "more")
+                    model[name] = model.get(name, 0) + count
+                    assert total == model[name]
+                assert not refused
+            except InputError:
+                assert refused
+            assert {person.name: person.templates for person in opened.people()} == model
+            assert len(opened.templates(BUNDLE)[1]) == sum(model.values())
+        opened.close()
