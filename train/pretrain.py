@@ -80,7 +80,7 @@ def build(settings: Settings, steps: int) -> SimSiam:
     shape = {"size": settings.size, "dimension": settings.dimension}
     model = SimSiam(encoders.build(settings.architecture, **shape), settings.projection, settings.weight_decay)
     if settings.init is not None:
-        model = _restored(runs.Run.open(Path(settings.init)), settings)
+        model = _resized(restored(runs.Run.open(Path(settings.init))), settings)
     rate = settings.rate * settings.batch / 256
     model.compile(
         optimizer=keras.optimizers.SGD(Cosine(rate, steps, int(settings.warmup * steps)), momentum=settings.momentum),
@@ -89,22 +89,28 @@ def build(settings: Settings, steps: int) -> SimSiam:
     return model
 
 
-def _restored(source: runs.Run, settings: Settings) -> SimSiam:
-    """The whole model of another run, its encoder for this run's size."""
-    then = _settings(source)
+def restored(source: runs.Run) -> SimSiam:
+    """The model of a run as its newest checkpoint has it, without optimisers. Raises InputError if there is none."""
+    then = settings_of(source)
     shape = {"size": then.size, "dimension": then.dimension}
-    model = SimSiam(encoders.build(then.architecture, **shape), then.projection, settings.weight_decay)
+    model = SimSiam(encoders.build(then.architecture, **shape), then.projection, then.weight_decay)
     latest = tf.train.latest_checkpoint(str(source.path / "checkpoints"))
     if latest is None:
         raise InputError(f"{source.path} holds no checkpoint", "name a run that finished an epoch")
     tf.train.Checkpoint(model=model).restore(latest).expect_partial()
-    resized = SimSiam(encoders.resized(model.encoder, settings.size), then.projection, settings.weight_decay)
+    return model
+
+
+def _resized(model: SimSiam, settings: Settings) -> SimSiam:
+    """The same model, its encoder for the size of `settings`."""
+    resized = SimSiam(encoders.resized(model.encoder, settings.size), model.projector.output_shape[-1], settings.weight_decay)
     resized.projector.set_weights(model.projector.get_weights())
     resized.predictor.set_weights(model.predictor.get_weights())
     return resized
 
 
-def _settings(source: runs.Run) -> Settings:
+def settings_of(source: runs.Run) -> Settings:
+    """The settings that a run was started with. Raises StoredError if they are not of this program."""
     try:
         return Settings(**{**source.config, "crops": tuple(source.config["crops"])})
     except (TypeError, KeyError) as error:
@@ -211,7 +217,7 @@ def parser() -> Parser:
 
 def _main(args: argparse.Namespace) -> int:
     if args.resume is not None:
-        settings, out = _settings(runs.Run.open(args.resume)), args.resume
+        settings, out = settings_of(runs.Run.open(args.resume)), args.resume
     else:
         if not args.crops:
             raise InputError("no crops are named", "add --crops with folders or zips of aligned faces")

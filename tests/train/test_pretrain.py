@@ -140,4 +140,4 @@ def test_the_rate_rises_and_falls():
 def test_a_run_folder_keeps_its_settings(tmp_path):
     settings = pretrain.Settings(crops=("a.zip",), seed=3)
     Run.create(tmp_path / "run", settings)
-    assert pretrain._settings(Run.open(tmp_path / "run")) == settings
+    assert pretrain.settings_of(Run.open(tmp_path / "run")) == settings
