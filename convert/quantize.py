@@ -79,6 +79,7 @@ def distil(student: keras.Model, images: np.ndarray, targets: np.ndarray, settin
     crops, wanted = tf.convert_to_tensor(images), tf.convert_to_tensor(targets, tf.float32)
 
     def pictures(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        # Seeded by the batch's first crop, whichever that is in this epoch.
         mirrored = tf.random.stateless_uniform((settings.batch,), tf.stack([settings.seed, tf.cast(index[0], tf.int32)]), 0, 2, tf.int32)
         chosen = tf.gather(crops, index)
         chosen = tf.where(mirrored[:, None, None, None] == 1, chosen[:, :, ::-1], chosen)

@@ -1,7 +1,7 @@
 """Crops in memory: aligned faces, uint8 RGB [N, 112, 112, 3], from folders or zips of pictures."""
 
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -10,9 +10,8 @@ import cv2
 import numpy as np
 
 from device.align import SIZE
+from device.camera import PICTURES
 from device.program import InputError
-
-PICTURES = {".webp", ".png", ".jpg", ".jpeg", ".bmp"}
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ def _decode(item: tuple[str, bytes]) -> np.ndarray:
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
-def read_crops(sources: Iterable[Path], without: set[str] = frozenset(), only: set[str] | None = None) -> Crops:  # type: ignore[assignment]
+def read_crops(sources: Iterable[Path], without: Set[str] = frozenset(), only: Set[str] | None = None) -> Crops:
     """All crops of `sources` but those named in `without` (or just those in `only`). Raises InputError if none is left."""
     chosen = [
         item

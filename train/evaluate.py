@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from device import bundle
+from device.embed import Encoder as Tflite
 from device.program import InputError, Parser, run
 from train import metrics, probes
 
@@ -36,12 +37,10 @@ def open_encoder(path: Path) -> Encoder:
     """The encoder in a bundle (int8), a .tflite (int8) or a .keras (float) file. Raises InputError for anything else."""
     path = Path(path)
     if path.suffix == ".keras" and path.is_file():
-        from train import encoders
+        from train import encoders  # TensorFlow takes seconds to import, and only this kind needs it
 
         model = encoders.load(str(path))
         return Encoder(bundle.sha256(path)[:16], lambda crops: encoders.embed(model, crops))
-    from device.embed import Encoder as Tflite
-
     if path.suffix == ".tflite" and path.is_file():
         return Encoder(bundle.sha256(path)[:16], Tflite(path).embed)
     if path.suffix in (".keras", ".tflite"):
