@@ -27,6 +27,7 @@ from train import data, encoders, evaluate, metrics, probes, runs
 
 PARITY_CROPS = 1000
 CALIBRATION_CROPS = 512
+FEWEST_STRANGERS = 46  # they make 1,035 pairs, of which one lies above the threshold at 0.001
 FARS = (0.01, 0.001, 0.0001)
 
 
@@ -126,6 +127,8 @@ def quantise(settings: Settings) -> tuple[keras.Model, bytes, list[float]]:
     crops = data.read_crops(settings.crops, without=data.read_list(settings.cohort))
     chosen = np.sort(np.random.default_rng(settings.seed).permutation(len(crops))[: settings.limit])
     images = crops.images[chosen]
+    if len(images) < settings.batch:
+        raise InputError(f"{len(images)} crops do not fill a batch of {settings.batch}", "lower --batch or add photos")
     targets = np.stack([encoders.embed(teacher, images), encoders.embed(teacher, images[:, :, ::-1])], axis=1)
     student = fake_quantised(teacher, images[:CALIBRATION_CROPS])
     losses = distil(student, images, targets, settings)
@@ -167,8 +170,10 @@ def make_bundle(settings: Settings, out: Path, recipe: str, source: str, licence
     """Quantise, measure, and write the bundle `out`."""
     if out.exists():
         raise InputError(f"{out} exists, and a bundle is never changed in place", "choose another name, or remove it first")
-    names = data.read_list(settings.cohort)
-    cohort = data.read_crops(settings.crops, only=names).images
+    cohort = data.read_crops(settings.crops, only=data.read_list(settings.cohort)).images
+    if len(cohort) < FEWEST_STRANGERS:
+        wrong = f"{len(cohort)} crops of strangers are too few for a threshold at a false-accept rate of {bundle.FAR}"
+        raise InputError(wrong, f"name {FEWEST_STRANGERS} or more in {settings.cohort}")
     teacher, model, losses = quantise(settings)
     with tempfile.TemporaryDirectory() as folder:
         files = {name: Path(folder) / name for name in (bundle.ENCODER, "encoder.keras", "cohort.npz", "report.json", "CARD.md")}

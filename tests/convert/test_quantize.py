@@ -20,11 +20,11 @@ def made(tmp_path_factory, astronaut, grace_hopper):
     folder = tmp_path_factory.mktemp("quantize")
     rng = np.random.default_rng(0)
     (folder / "faces").mkdir()
-    for number in range(80):
+    for number in range(90):
         photo = cv2.imread(str((astronaut, grace_hopper)[number % 2]))
         y, x = (int(rng.integers(0, limit - 112)) for limit in photo.shape[:2])
         cv2.imwrite(str(folder / "faces" / f"{number:02d}.png"), photo[y : y + 112, x : x + 112])
-    (folder / "cohort.txt").write_text("\n".join(f"faces/{number:02d}" for number in range(40)) + "\n")
+    (folder / "cohort.txt").write_text("\n".join(f"faces/{number:02d}" for number in range(50)) + "\n")
     encoders.keras.utils.set_random_seed(0)
     images = read_crops([folder / "faces"]).images
     encoders.whitened(encoders.build("fused", dimension=16, width=0.25), images).save(folder / "encoder.keras", save_format="keras")
@@ -45,7 +45,7 @@ def test_the_bundle_is_whole_and_follows_the_contract(made, validate):
     cosines = [entry["threshold"] for entry in loaded.manifest["thresholds"]]
     assert cosines == sorted(cosines), "a lower rate asks for more likeness"
     cohort = np.load(made / "small" / "cohort.npz")["embeddings"]
-    assert (cohort.dtype, cohort.shape) == (np.int8, (40, 16))
+    assert (cohort.dtype, cohort.shape) == (np.int8, (50, 16))
     card = (made / "small" / "CARD.md").read_text()
     assert loaded.encoder in card and "test only" in card
 
@@ -65,7 +65,7 @@ def test_int8_gives_what_float_gives(made):
     int8 = Encoder(made / "small" / "encoder.tflite").embed(images)
     assert (float_ * int8).sum(1).mean() > 0.9
     report = json.loads((made / "small" / "report.json").read_text())
-    assert report["parity"]["mean"] == pytest.approx((float_ * int8).sum(1)[:40].mean(), abs=0.02), "measured on the cohort's crops"
+    assert report["parity"]["mean"] == pytest.approx((float_ * int8).sum(1)[:50].mean(), abs=0.02), "measured on the cohort's crops"
 
 
 @pytest.mark.slow
@@ -108,6 +108,11 @@ def test_bad_input_writes_nothing(made, tmp_path, capsys):
     wrong = [*arguments(made, tmp_path / "new"), "--cohort", str(tmp_path / "cohort.txt")]
     assert quantize.main(wrong) == 2
     assert "no crops in" in capsys.readouterr().err
+    (tmp_path / "cohort.txt").write_text("faces/01\nfaces/02\n")
+    assert quantize.main(wrong) == 2
+    assert "2 crops of strangers are too few" in capsys.readouterr().err
+    assert quantize.main(arguments(made, tmp_path / "new", "--batch", "64")) == 2
+    assert "40 crops do not fill a batch of 64: lower --batch or add photos" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
 
 
