@@ -10,7 +10,7 @@ import argparse
 import math
 import sys
 import time
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -77,10 +77,7 @@ class Cosine(keras.optimizers.schedules.LearningRateSchedule):
 
 def build(settings: Settings, steps: int) -> SimSiam:
     """The model to train, with its optimisers, from random weights or from the run `settings.init`."""
-    shape = {"size": settings.size, "dimension": settings.dimension}
-    model = SimSiam(encoders.build(settings.architecture, **shape), settings.projection, settings.weight_decay)
-    if settings.init is not None:
-        model = _resized(restored(runs.Run.open(Path(settings.init))), settings)
+    model = _resized(restored(runs.Run.open(Path(settings.init))), settings) if settings.init else _new(settings)
     rate = settings.rate * settings.batch / 256
     model.compile(
         optimizer=keras.optimizers.SGD(Cosine(rate, steps, int(settings.warmup * steps)), momentum=settings.momentum),
@@ -91,14 +88,17 @@ def build(settings: Settings, steps: int) -> SimSiam:
 
 def restored(source: runs.Run) -> SimSiam:
     """The model of a run as its newest checkpoint has it, without optimisers. Raises InputError if there is none."""
-    then = settings_of(source)
-    shape = {"size": then.size, "dimension": then.dimension}
-    model = SimSiam(encoders.build(then.architecture, **shape), then.projection, then.weight_decay)
+    model = _new(settings_of(source))
     latest = tf.train.latest_checkpoint(str(source.path / "checkpoints"))
     if latest is None:
         raise InputError(f"{source.path} holds no checkpoint", "name a run that finished an epoch")
     tf.train.Checkpoint(model=model).restore(latest).expect_partial()
     return model
+
+
+def _new(settings: Settings) -> SimSiam:
+    encoder = encoders.build(settings.architecture, size=settings.size, dimension=settings.dimension)
+    return SimSiam(encoder, settings.projection, settings.weight_decay)
 
 
 def _resized(model: SimSiam, settings: Settings) -> SimSiam:
@@ -124,6 +124,9 @@ def pretrain(settings: Settings, out: Path, resume: bool = False) -> runs.Run:
     """
     if not resume:
         runs.check_free(out)
+    if settings.init is not None:  # a model keeps its shape
+        then = settings_of(runs.Run.open(Path(settings.init)))
+        settings = replace(settings, architecture=then.architecture, dimension=then.dimension, projection=then.projection)
     keras.utils.set_random_seed(settings.seed)
     without = data.read_list(Path(settings.without)) if settings.without else set()
     crops = data.read_crops([Path(p) for p in settings.crops], without)
@@ -143,17 +146,9 @@ def pretrain(settings: Settings, out: Path, resume: bool = False) -> runs.Run:
     manager = tf.train.CheckpointManager(checkpoint, str(run_.path / "checkpoints"), max_to_keep=1)
     if manager.latest_checkpoint:
         checkpoint.restore(manager.latest_checkpoint)
-    healthy = 1 / math.sqrt(settings.projection)
     print(f"{len(images)} crops, {steps} steps an epoch, epochs {int(done) + 1} to {settings.epochs}", file=sys.stderr)
     for epoch in range(int(done), settings.epochs):
-        start = time.monotonic()
-        dataset = pairs(tensor, views, settings.batch, settings.seed, epoch)
-        progress = runs.Progress(epoch, settings.epochs, settings.batch)
-        history = model.fit(dataset, initial_epoch=epoch, epochs=epoch + 1, verbose=0, callbacks=[progress]).history
-        figures = {name: values[-1] for name, values in history.items()}
-        if not math.isfinite(figures["loss"]):
-            raise OmokageError(f"the loss is {figures['loss']} in epoch {epoch + 1}", f"lower --rate; {run_.path} has the epoch before")
-        figures |= {"std_healthy": healthy, "images_per_second": steps * settings.batch / (time.monotonic() - start)}
+        figures = _epoch(model, pairs(tensor, views, settings.batch, settings.seed, epoch), settings, epoch)
         encoder = encoders.resized(model.encoder, settings.size)  # in float32, whatever the training's precision
         encoder = encoders.whitened(encoder, images[:: max(len(images) // WHITENING_CROPS, 1)])
         figures |= _probed(encoder, images, probe)
@@ -163,6 +158,18 @@ def pretrain(settings: Settings, out: Path, resume: bool = False) -> runs.Run:
         run_.log(epoch=epoch + 1, **figures)
         print(_line(epoch, settings.epochs, figures), file=sys.stderr)
     return run_
+
+
+def _epoch(model: SimSiam, dataset: tf.data.Dataset, settings: Settings, epoch: int) -> dict[str, float]:
+    """Train one epoch; returns its figures. Raises OmokageError where the loss is no number any more."""
+    start = time.monotonic()
+    progress = runs.Progress(epoch, settings.epochs, settings.batch)
+    history = model.fit(dataset, initial_epoch=epoch, epochs=epoch + 1, verbose=0, callbacks=[progress]).history
+    figures = {name: values[-1] for name, values in history.items()}
+    if not math.isfinite(figures["loss"]):
+        raise OmokageError(f"the loss is {figures['loss']} in epoch {epoch + 1}", "lower --rate; the run keeps the epoch before")
+    speed = len(dataset) * settings.batch / (time.monotonic() - start)
+    return figures | {"std_healthy": 1 / math.sqrt(settings.projection), "images_per_second": speed}
 
 
 def _probed(encoder: keras.Model, images: np.ndarray, probe: probes.VerificationProbe | None) -> dict[str, float]:
@@ -195,7 +202,7 @@ def parser() -> Parser:
     result.add_argument("--crops", nargs="+", default=(), help="folders or zips of crops")
     result.add_argument("--without", help="text file of crops to leave out, one name a line")
     result.add_argument("--limit", type=int, help="use the first N crops only")
-    result.add_argument("--init", help="start from this run's weights, at another size if you like")
+    result.add_argument("--init", help="start from this run's weights and shape, at another size if you like")
     result.add_argument("--architecture", choices=sorted(encoders.FAMILIES), default=Settings.architecture)
     result.add_argument("--dimension", type=int, default=Settings.dimension, help="of the embedding (default %(default)s)")
     result.add_argument("--projection", type=int, default=Settings.projection, help="width of the projector (default %(default)s)")

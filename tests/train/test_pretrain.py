@@ -79,8 +79,11 @@ def test_resuming_gives_what_an_unbroken_run_gives(crops, tmp_path, monkeypatch)
 @pytest.mark.slow
 def test_a_run_can_start_from_another_at_another_size(crops, tmp_path):
     pretrain.main(arguments(crops, tmp_path / "small", "--epochs", "1"))
-    assert pretrain.main(arguments(crops, tmp_path / "large", "--epochs", "1", "--size", "48", "--init", str(tmp_path / "small"))) == 0
-    assert encoders.load(str(tmp_path / "large" / "encoder.keras")).input_shape == (None, 48, 48, 3)
+    more = ["--size", "48", "--init", str(tmp_path / "small"), "--dimension", "99", "--projection", "99"]
+    assert pretrain.main(arguments(crops, tmp_path / "large", "--epochs", "1", *more)) == 0
+    model = encoders.load(str(tmp_path / "large" / "encoder.keras"))
+    assert (model.input_shape, model.output_shape) == ((None, 48, 48, 3), (None, 16)), "a model keeps its shape"
+    assert pretrain.restored(Run.open(tmp_path / "large")).encoder.output_shape == (None, 16)
 
 
 @pytest.mark.slow
