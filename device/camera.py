@@ -87,9 +87,8 @@ def open_camera(number: int) -> Source:
         raise InputError(f"there is no camera {number}", "cameras are counted from 0")
     capture = _capture(number)
     present = ", ".join(sorted(path.name.removeprefix("video") for path in Path("/dev").glob("video*"))) or "none"
-    return _video(
-        capture, f"camera {number}", live=True, missing=MissingError(f"camera {number} gives no picture", f"check it (present: {present})")
-    )
+    missing = MissingError(f"camera {number} gives no picture", f"check its plug and number (cameras here: {present})")
+    return _video(capture, f"camera {number}", live=True, missing=missing)
 
 
 def open_source(spec: str) -> Source:
