@@ -13,9 +13,9 @@ import cv2
 import numpy as np
 
 from device.camera import open_source
+from device.demo import shared_data
 from device.detect import Detector, MtcnnDetector, YunetDetector
 from device.program import InputError, Parser, run
-from train.evaluate import default_data
 
 SIZES = (320, 480, 640)
 VIDEOS = {".mp4", ".mpg"}
@@ -55,7 +55,7 @@ def _main(args: argparse.Namespace) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     parser = Parser(__doc__)
-    parser.add_argument("--data", type=Path, default=default_data(), help="the shared data (default $OMOKAGE_DATA)")
+    parser.add_argument("--data", type=Path, default=shared_data(), help="the shared data (default $OMOKAGE_DATA)")
     return run(_main, parser, argv)
 
 

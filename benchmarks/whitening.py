@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
+from device.demo import shared_data
 from device.program import InputError, Parser, run
-from train import data, encoders, evaluate, pretrain, probes, runs
+from train import data, encoders, pretrain, probes, runs
 
 SHRINKS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 
@@ -36,7 +37,7 @@ def table(source: runs.Run, probe: probes.VerificationProbe) -> str:
 
 
 def _main(args: argparse.Namespace) -> int:
-    lfw = args.lfw or evaluate.default_data() / "lfw"
+    lfw = args.lfw or shared_data() / "lfw"
     if not lfw.is_dir():
         raise InputError(f"{lfw} does not exist", "name the folder of crops.zip and pairsDevTest.txt with --lfw")
     probe = probes.VerificationProbe.read(lfw / "crops.zip", lfw / "pairsDevTest.txt")

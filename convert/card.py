@@ -25,7 +25,7 @@ Full int8, uint8 in and out, for the Edge TPU and the CPU.
 | as they are | {parity[mean]:.4f} | {parity[first_percentile]:.4f} |
 | after the mean over the crops is removed | {parity_centred[mean]:.4f} | {parity_centred[first_percentile]:.4f} |
 
-({parity[crops]} crops of people that no stage was trained on.)
+({parity[crops]} crops of the cohort, on which quantisation was not trained.)
 
 ## Thresholds
 
@@ -38,8 +38,8 @@ Measured on {measured_on}, int8. A rate is one of pairs: against a gallery of ma
 ## Limits
 
 - No check that a face is alive: a photo of a person passes for the person. Not for access to doors or accounts.
-- The training pictures are public research sets of faces (UTKFace, All-Age-Faces, CelebA): for research, non-commercial use.
-- Nobody has checked whether people of the training sets also occur in LFW; no labels were used, so it can help little.
+- What may be done with the training pictures bounds what may be done with this bundle (licence: {licence}).
+- Nobody has checked whether people of the training pictures also occur in LFW; no labels were used, so it can help little.
 - How well it works for whom (age, sex, skin) has not been measured for this bundle.
 """
 

@@ -3,7 +3,8 @@
   python convert/quantize.py --encoder runs/first/encoder.keras --crops crops.zip --cohort cohort.txt --out models/mine
 
 The int8 student learns, under fake quantisation (tensorflow-model-optimization), to give the float encoder's embeddings
-on unlabelled crops. Crops named in --cohort train nothing: parity is measured and the thresholds are taken on them.
+on unlabelled crops. Crops named in --cohort train nothing here (and nothing before: pretrain.py --without): parity is
+measured and the thresholds are taken on them. Exit status 1: the bundle is made, but int8 is too unlike float.
 """
 
 import argparse
@@ -22,10 +23,11 @@ import tf_keras as keras
 from convert.card import write_card
 from device import align, bundle
 from device.embed import Encoder
-from device.program import InputError, OmokageError, Parser, run
+from device.program import HOLDS_NOT, InputError, OmokageError, Parser, run
 from train import data, encoders, evaluate, metrics, probes, runs
 
 PARITY_CROPS = 1000
+LEAST_MEAN, LEAST_FIRST_PERCENTILE = 0.98, 0.95  # of the cosines of float and int8, for a bundle that holds
 CALIBRATION_CROPS = 512
 FEWEST_STRANGERS = 46  # they make 1,035 pairs, of which one lies above the threshold at 0.001
 FARS = (0.01, 0.001, 0.0001)
@@ -139,7 +141,8 @@ def thresholds(embeddings: np.ndarray, fars: tuple[float, ...] = FARS) -> list[d
     """For each rate the cosine that this share of all pairs of strangers, unit rows [N, D], reaches."""
     cosines = (embeddings @ embeddings.T)[np.triu_indices(len(embeddings), 1)]
     where = f"{len(cosines)} pairs of {len(embeddings)} crops of strangers (cohort)"
-    return [{"threshold": float(np.quantile(cosines, 1 - far)), "far": far, "measured_on": where} for far in fars]
+    carried = [far for far in fars if far * len(cosines) >= 1]  # a rate below one pair is nobody's to promise
+    return [{"threshold": float(np.quantile(cosines, 1 - far)), "far": far, "measured_on": where} for far in carried]
 
 
 def report(teacher: keras.Model, tflite: Encoder, cohort: np.ndarray, lfw: Path | None) -> dict[str, Any]:
@@ -227,7 +230,13 @@ def _main(args: argparse.Namespace) -> int:
     given = {field.name: getattr(args, field.name) for field in fields(Settings)}
     made = make_bundle(Settings(**{**given, "crops": tuple(args.crops)}), args.out, args.recipe, args.source, args.licence)
     print((made.path / "CARD.md").read_text("utf-8"))
-    return 0
+    parity = json.loads((made.path / "report.json").read_text("utf-8"))["parity"]
+    if parity["mean"] >= LEAST_MEAN and parity["first_percentile"] >= LEAST_FIRST_PERCENTILE:
+        return 0
+    found = "mean cosine {mean:.3f}, 1st percentile {first_percentile:.3f}".format(**parity)
+    wanted = f"{LEAST_MEAN} and {LEAST_FIRST_PERCENTILE} are wanted"
+    print(f"quantize: the int8 encoder is unlike the float one ({found}; {wanted}): raise --epochs or add crops", file=sys.stderr)
+    return HOLDS_NOT
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -68,6 +68,11 @@ def photo_of(package: str, *parts: str) -> Path:
     return path
 
 
+def shared_data() -> Path:
+    """The data for training, tests and benchmarks: $OMOKAGE_DATA, or ../shared/data beside the checkout."""
+    return Path(os.environ.get("OMOKAGE_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
+
+
 def storyboard(collins: np.ndarray, hopper: np.ndarray) -> list[Shot]:
     """The film's shots, from both photos (BGR, 512x512 and 512x600)."""
     beside = np.hstack([cv2.resize(collins[:300, 122:322], (400, 600), interpolation=cv2.INTER_CUBIC), hopper[:, 62:462]])
@@ -219,9 +224,8 @@ def _options(args: argparse.Namespace) -> list[object]:
 def build_parser() -> Parser:
     parser = Parser(__doc__)
     parser.add_argument("--out", type=Path, default=Path("build/demo"), metavar="FOLDER", help="what is written (default: %(default)s)")
-    data = Path(os.environ.get("OMOKAGE_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
     parser.add_argument(
-        "--clips", type=Path, nargs="?", const=data, metavar="DATA", help="the shared data (default $OMOKAGE_DATA, else ../shared/data)"
+        "--clips", type=Path, nargs="?", const=shared_data(), metavar="DATA", help="the data (default $OMOKAGE_DATA, else ../shared/data)"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="with --clips: write the table as JSON")
     parser.add_argument("--encoder", metavar="BUNDLE", help="a bundle of models/ or its folder (default: the newest shipped one)")

@@ -9,7 +9,6 @@ crops.zip (Person/Person_0001, aligned) and pairs.txt; default $OMOKAGE_DATA/lfw
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from device import bundle
+from device.demo import shared_data
 from device.embed import Encoder as Tflite
 from device.program import InputError, Parser, run
 from train import metrics, probes
@@ -47,11 +47,6 @@ def open_encoder(path: Path) -> Encoder:
         raise InputError(f"{path} does not exist", "name a bundle, a .keras or a .tflite file")
     found = bundle.find(str(path))
     return Encoder(found.encoder, Tflite(found.path / bundle.ENCODER).embed)
-
-
-def default_data() -> Path:
-    """$OMOKAGE_DATA, or ../shared/data beside the checkout."""
-    return Path(os.environ.get("OMOKAGE_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 
 
 @dataclass(frozen=True)
@@ -90,7 +85,7 @@ def compare(first: Verified, second: Verified) -> dict:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    folder = args.lfw or default_data() / "lfw"
+    folder = args.lfw or shared_data() / "lfw"
     if not folder.is_dir():
         raise InputError(f"{folder} does not exist", "name the folder of crops.zip and pairs.txt with --lfw")
     encoder = open_encoder(args.encoder or bundle.find(None).path)

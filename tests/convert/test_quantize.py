@@ -28,7 +28,8 @@ def made(tmp_path_factory, astronaut, grace_hopper):
     encoders.keras.utils.set_random_seed(0)
     images = read_crops([folder / "faces"]).images
     encoders.whitened(encoders.build("fused", dimension=16, width=0.25), images).save(folder / "encoder.keras", save_format="keras")
-    assert quantize.main(arguments(folder, folder / "small", "--epochs", "1", "--batch", "8", "--licence", "test only")) == 0
+    status = quantize.main(arguments(folder, folder / "small", "--epochs", "1", "--batch", "8", "--licence", "test only"))
+    (folder / "status").write_text(str(status))
     return folder
 
 
@@ -69,6 +70,20 @@ def test_int8_gives_what_float_gives(made):
 
 
 @pytest.mark.slow
+def test_the_status_says_whether_parity_holds(made, monkeypatch, tmp_path, capsys):
+    parity = json.loads((made / "small" / "report.json").read_text())["parity"]
+    holds = parity["mean"] >= 0.98 and parity["first_percentile"] >= 0.95
+    assert (made / "status").read_text() == ("0" if holds else "1")
+    small = bundle.load(made / "small")
+    monkeypatch.setattr(quantize, "make_bundle", lambda *args: small)
+    for least, status in ((0.0, 0), (1.01, 1)):
+        monkeypatch.setattr(quantize, "LEAST_MEAN", least)
+        monkeypatch.setattr(quantize, "LEAST_FIRST_PERCENTILE", 0.0)
+        assert quantize.main(arguments(made, tmp_path / "x")) == status
+    assert "raise --epochs or add crops" in capsys.readouterr().err
+
+
+@pytest.mark.slow
 def test_calibrated_ranges_are_those_that_the_crops_reach(made):
     """Without training, the fake-quantised encoder is already near the float one."""
     teacher = encoders.folded(encoders.load(str(made / "encoder.keras")))
@@ -84,6 +99,7 @@ def test_thresholds_are_quantiles_of_stranger_pairs():
     rows = rng.normal(size=(300, 8))
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     cosines = [rows[i] @ rows[j] for i in range(300) for j in range(i)]
+    assert [entry["far"] for entry in quantize.thresholds(rows, (0.1, 1e-4, 1e-5))] == [0.1, 1e-4], "44850 pairs do not carry 1e-5"
     for entry in quantize.thresholds(rows, (0.1, 0.01)):
         assert np.mean(np.array(cosines) > entry["threshold"]) == pytest.approx(entry["far"], abs=2e-4)
         assert "44850 pairs of 300" in entry["measured_on"]
