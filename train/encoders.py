@@ -5,7 +5,9 @@ int8 model the scaling is the input's quantisation, so the device feeds the crop
 """
 
 import contextlib
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
@@ -27,52 +29,114 @@ def scale(crops: np.ndarray | tf.Tensor) -> np.ndarray | tf.Tensor:
     return (tf.cast(crops, tf.float32) - CENTRE) / CENTRE
 
 
-def _conv(x, name: str, channels: int, kernel: int, stride: int = 1, relu: bool = True, norm: bool = True):
-    x = L.Conv2D(channels, kernel, stride, padding="same", use_bias=not norm, name=name)(x)
-    if norm:
-        x = L.BatchNormalization(name=f"{name}_norm")(x)
-    return L.ReLU(6.0, name=f"{name}_relu")(x) if relu else x
+# What follows a convolution; the layer's name ends with the key. Swish is for benchmarks/quantisation.py, as the example
+# of an encoder that 8 bits hurt: no bound above, a dip below zero, and two more passes over every map on the Edge TPU.
+ACTIVATIONS: dict[str, Callable[[str], keras.layers.Layer]] = {
+    "relu": lambda name: L.ReLU(6.0, name=name),
+    "swish": lambda name: L.Activation("swish", name=name),
+}
 
 
-def _fused_block(x, name: str, channels: int, expand: int, stride: int, norm: bool):
-    """A dense 3x3 that expands, a 1x1 that projects, a residual (EfficientNet-EdgeTPU, Gupta and Akin 2020, arXiv:2003.02838)."""
-    y = _conv(x, f"{name}_expand", expand * x.shape[-1], 3, stride, norm=norm)
-    y = _conv(y, f"{name}_project", channels, 1, relu=False, norm=norm)
-    return L.Add(name=f"{name}_add")([x, y]) if stride == 1 and x.shape[-1] == channels else y
+@dataclass(frozen=True)
+class _Parts:
+    """The pieces of every family. `norm=False` builds them as they run on the device: BatchNorm folded into the convolutions."""
+
+    width: float
+    norm: bool
+    activation: str
+
+    def channels(self, base: int) -> int:
+        """`base` channels at this width, a multiple of 8."""
+        return max(8, int(base * self.width / 8 + 0.5) * 8)
+
+    def _finished(self, x, layer: keras.layers.Layer, active: bool):
+        x = layer(x)
+        if self.norm:
+            x = L.BatchNormalization(name=f"{layer.name}_norm")(x)
+        return ACTIVATIONS[self.activation](f"{layer.name}_{self.activation}")(x) if active else x
+
+    def conv(self, x, name: str, channels: int, kernel: int, stride: int = 1, active: bool = True):
+        return self._finished(x, L.Conv2D(channels, kernel, stride, padding="same", use_bias=not self.norm, name=name), active)
+
+    def depthwise(self, x, name: str, stride: int = 1):
+        return self._finished(x, L.DepthwiseConv2D(3, stride, padding="same", use_bias=not self.norm, name=name), True)
+
+    def fused_block(self, x, name: str, channels: int, expand: int, stride: int):
+        """A dense 3x3 that expands, a 1x1 that projects, a residual (EfficientNet-EdgeTPU, Gupta and Akin 2020, arXiv:2003.02838)."""
+        y = self.conv(x, f"{name}_expand", expand * x.shape[-1], 3, stride)
+        return self._residual(x, self.conv(y, f"{name}_project", channels, 1, active=False), name, stride)
+
+    def bottleneck(self, x, name: str, channels: int, expand: int, stride: int):
+        """A 1x1 that expands, a depthwise 3x3, a 1x1 that projects, a residual (MobileNetV2, Sandler et al. 2018, arXiv:1801.04381)."""
+        y = self.conv(x, f"{name}_expand", expand * x.shape[-1], 1) if expand > 1 else x
+        y = self.depthwise(y, f"{name}_depthwise", stride)
+        return self._residual(x, self.conv(y, f"{name}_project", channels, 1, active=False), name, stride)
+
+    def _residual(self, x, y, name: str, stride: int):
+        return L.Add(name=f"{name}_add")([x, y]) if stride == 1 and x.shape[-1] == y.shape[-1] else y
+
+    def head(self, x, channels: int, dimension: int):
+        """1x1 to `channels`, a depthwise layer over the whole map, 1x1 to the embedding: each place of the face has its own
+        weight, instead of an average (MobileFaceNet, Chen et al. 2018, arXiv:1804.07573)."""
+        x = self.conv(x, "widen", channels, 1)
+        x = self._finished(x, L.DepthwiseConv2D(x.shape[1:3], use_bias=not self.norm, name=HEAD), False)
+        return L.Reshape((dimension,), name="flatten")(L.Conv2D(dimension, 1, name=EMBEDDING)(x))
 
 
-def fused(size: int = SIZE, dimension: int = 128, width: float = 1.0, norm: bool = True) -> keras.Model:
-    """The fused family of docs/design.md. At width 1 and size 112: 1.44 M parameters, 175 MMAC.
-
-    `norm=False` builds it as it runs on the device: BatchNorm folded into the convolutions.
-    """
-
-    def channels(base: int) -> int:
-        return max(8, int(base * width / 8 + 0.5) * 8)
-
-    inputs = L.Input((size, size, 3), name="crop")
-    x = _conv(inputs, "stem", channels(24), 3, 2, norm=norm)
+def fused(parts: _Parts, x, dimension: int):
+    """Dense 3x3 expansions: more arithmetic, less time on the Edge TPU. 1.44 M parameters, 175 MMAC (docs/design.md)."""
+    x = parts.conv(x, "stem", parts.channels(24), 3, 2)
     for stage, (base, blocks) in enumerate(((48, 2), (80, 3), (128, 3)), start=1):
         for block in range(1, blocks + 1):
             first = block == 1
-            x = _fused_block(x, f"stage{stage}_block{block}", channels(base), 4 if first else 2, 2 if first else 1, norm)
-    x = _conv(x, "widen", channels(256), 1, norm=norm)
-    # Each place of the face has its own weight, instead of an average (MobileFaceNet, Chen et al. 2018, arXiv:1804.07573).
-    x = L.DepthwiseConv2D(x.shape[1:3], use_bias=not norm, name=HEAD)(x)
-    if norm:
-        x = L.BatchNormalization(name=f"{HEAD}_norm")(x)
-    x = L.Conv2D(dimension, 1, name=EMBEDDING)(x)
-    return keras.Model(inputs, L.Reshape((dimension,), name="flatten")(x), name="fused" if width == 1 else f"fused-{width:g}")
+            x = parts.fused_block(x, f"stage{stage}_block{block}", parts.channels(base), 4 if first else 2, 2 if first else 1)
+    return parts.head(x, parts.channels(256), dimension)
 
 
-FAMILIES = {"fused": fused}
+def mobileface(parts: _Parts, x, dimension: int):
+    """MobileFaceNet (Chen et al. 2018, arXiv:1804.07573, table 1) with ReLU6 where the paper has PReLU."""
+    x = parts.conv(x, "stem", parts.channels(64), 3, 2)
+    x = parts.depthwise(x, "stem_depthwise")
+    x = _bottlenecks(parts, x, ((2, 64, 5, 2), (4, 128, 1, 2), (2, 128, 6, 1), (4, 128, 1, 2), (2, 128, 2, 1)))
+    return parts.head(x, parts.channels(512), dimension)
 
 
-def build(architecture: str, **settings) -> keras.Model:
-    """An encoder of the family `architecture` with random weights. Raises InputError for a family that does not exist."""
+def mobilenetv2(parts: _Parts, x, dimension: int):
+    """MobileNetV2 (Sandler et al. 2018, arXiv:1801.04381, table 2), the stem without its stride: at 112x112 the last map
+    would be 4x4 otherwise (so in MobileFaceNet's comparison, arXiv:1804.07573, section 4.1)."""
+    x = parts.conv(x, "stem", parts.channels(32), 3)
+    stages = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+    return parts.head(_bottlenecks(parts, x, stages), parts.channels(1280), dimension)
+
+
+def _bottlenecks(parts: _Parts, x, stages: tuple[tuple[int, int, int, int], ...]):
+    """Stages of (expansion, channels, blocks, stride of the first block), as the papers' tables write them."""
+    for stage, (expand, base, blocks, stride) in enumerate(stages, start=1):
+        for block in range(1, blocks + 1):
+            x = parts.bottleneck(x, f"stage{stage}_block{block}", parts.channels(base), expand, stride if block == 1 else 1)
+    return x
+
+
+FAMILIES = {"fused": fused, "mobileface": mobileface, "mobilenetv2": mobilenetv2}
+
+
+def build(
+    architecture: str, size: int = SIZE, dimension: int = 128, width: float = 1.0, norm: bool = True, activation: str = "relu"
+) -> keras.Model:
+    """An encoder of the family `architecture` with random weights, for crops of `size` pixels.
+
+    `width` multiplies all channels but the embedding's; `norm=False` builds it as it runs on the device, without BatchNorm.
+    Raises InputError for a family, an activation or a width that does not exist.
+    """
     if architecture not in FAMILIES:
         raise InputError(f"no encoder is called {architecture}", f"choose one of {', '.join(FAMILIES)}")
-    return FAMILIES[architecture](**settings)
+    if activation not in ACTIVATIONS:
+        raise InputError(f"no activation is called {activation}", f"choose one of {', '.join(ACTIVATIONS)}")
+    if not 0.1 <= width <= 8:
+        raise InputError(f"there is no encoder of width {width:g}", "give a width from 0.1 to 8; 1 is the family's own")
+    name = architecture + (f"-{width:g}" if width != 1 else "") + (f"-{activation}" if activation != "relu" else "")
+    inputs = L.Input((size, size, 3), name="crop")
+    return keras.Model(inputs, FAMILIES[architecture](_Parts(width, norm, activation), inputs, dimension), name=name)
 
 
 @contextlib.contextmanager
@@ -86,9 +150,13 @@ def precision(policy: str) -> Iterator[None]:
 
 
 def settings_of(model: keras.Model) -> dict:
-    """The arguments of `build` that make a model of this shape again (but for `norm`); the name tells family and width."""
-    family, _, width = model.name.partition("-")
-    return {"architecture": family, "size": model.input_shape[1], "dimension": model.output_shape[-1], "width": float(width or 1)}
+    """The arguments of `build` that make a model of this shape again (but for `norm`); the name, e.g. mobilenetv2-0.5-swish,
+    tells family, width and activation. Raises InputError for the name of another program's model."""
+    parts = re.fullmatch(r"(\w+)(?:-([\d.]+))?(?:-([a-z]+))?", model.name)
+    if parts is None:
+        raise InputError(f"the encoder {model.name} is of no family of train/encoders.py", "name a .keras file that train/ wrote")
+    shape = {"size": model.input_shape[1], "dimension": model.output_shape[-1]}
+    return {"architecture": parts[1], **shape, "width": float(parts[2] or 1), "activation": parts[3] or "relu"}
 
 
 def resized(model: keras.Model, size: int) -> keras.Model:

@@ -7,16 +7,21 @@
 """
 
 import json
+import math
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import tensorflow as tf
 import tf_keras as keras
 from tqdm import tqdm
 
-from device.program import InputError, StoredError, replacing
+from device.program import InputError, OmokageError, StoredError, replacing
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,13 @@ class Run:
             raise InputError(f"{path} is not a run (it holds no config.json)", "name a folder that a training wrote") from error
         except (OSError, ValueError) as error:
             raise StoredError(f"{path / 'config.json'} is damaged ({error})", "start a new run") from error
+
+    def settings(self, kind: type[T]) -> T:
+        """What the run was started with, a dataclass `kind`. Raises StoredError if it is of another program."""
+        try:
+            return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in self.config.items()})
+        except TypeError as error:
+            raise StoredError(f"{self.path / 'config.json'} is not of this program ({error})", "start a new run") from error
 
     @property
     def encoder(self) -> Path:
@@ -94,3 +106,54 @@ class Progress(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         if self.bar is not None:
             self.bar.close()
+
+
+class Cosine(keras.optimizers.schedules.LearningRateSchedule):
+    """From `rate` to 0 over `steps` along half a cosine, after a linear rise over `warmup` steps."""
+
+    def __init__(self, rate: float, steps: int, warmup: int = 0):
+        self.rate, self.steps, self.warmup = rate, steps, warmup
+
+    def __call__(self, step: tf.Tensor) -> tf.Tensor:
+        step = tf.cast(step, tf.float32)
+        rising = step / max(self.warmup, 1)
+        falling = 0.5 * (1 + tf.cos(math.pi * tf.clip_by_value((step - self.warmup) / max(self.steps - self.warmup, 1), 0.0, 1.0)))
+        return self.rate * tf.where(step < self.warmup, rising, falling)
+
+    def get_config(self) -> dict:
+        return {"rate": self.rate, "steps": self.steps, "warmup": self.warmup}
+
+
+def train(
+    run: Run,
+    model: keras.Model,
+    optimizers: dict[str, keras.optimizers.Optimizer],
+    epochs: int,
+    batch: int,
+    batches: Callable[[int], tf.data.Dataset],
+    finish: Callable[[dict[str, float]], tuple[keras.Model, dict[str, float]]],
+) -> None:
+    """Train `model` to the last of `epochs` from the run's newest checkpoint on.
+
+    `batches(epoch)` gives an epoch's data; `finish(figures)` what an epoch leaves: the encoder to keep, and all figures
+    to log. `epoch` and `images_per_second` are added. Raises OmokageError where the loss is no number any more.
+    """
+    done = tf.Variable(0, dtype=tf.int64)
+    checkpoint = tf.train.Checkpoint(model=model, epoch=done, **optimizers)
+    manager = tf.train.CheckpointManager(checkpoint, str(run.path / "checkpoints"), max_to_keep=1)
+    if manager.latest_checkpoint:
+        checkpoint.restore(manager.latest_checkpoint)
+    for epoch in range(int(done), epochs):
+        dataset, start = batches(epoch), time.monotonic()
+        progress = Progress(epoch, epochs, batch)
+        history = model.fit(dataset, initial_epoch=epoch, epochs=epoch + 1, verbose=0, callbacks=[progress]).history
+        figures = {name: float(values[-1]) for name, values in history.items()}
+        if not math.isfinite(figures["loss"]):
+            raise OmokageError(f"the loss is {figures['loss']} in epoch {epoch + 1}", "lower --rate; the run keeps the epoch before")
+        figures["images_per_second"] = len(dataset) * batch / (time.monotonic() - start)
+        encoder, figures = finish(figures)
+        done.assign(epoch + 1)
+        manager.save()
+        run.save_encoder(encoder)
+        run.log(epoch=epoch + 1, **figures)
+        print(", ".join([f"epoch {epoch + 1}/{epochs}", *(f"{name} {value:.4g}" for name, value in figures.items())]), file=sys.stderr)

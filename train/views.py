@@ -29,15 +29,30 @@ class Views:
     grey: float = 0.2  # probability
     blur: float = 0.5  # probability
     sigma: tuple[float, float] = (0.1, 2.0)  # of the blur, pixels of a picture of 224
+    # What faces like beyond the paper (USynthFace, arXiv:2211.07371, draws such views); 0 draws none.
+    rotation: float = 0.0  # degrees to either side, about the part's centre
+    shear: float = 0.0  # to either side
+    shift: float = 0.0  # share of the picture, to either side; what lies outside is the border's pixel
+    coarse: float = 0.0  # probability of a low resolution
+    detail: tuple[float, float] = (0.15, 0.5)  # of the low resolution: its share of the view's
+    erase: float = 0.0  # probability of a box of one colour (Zhong et al. 2017, arXiv:1708.04896)
+    erased: tuple[float, float] = (0.02, 0.25)  # share of the view under the box
 
     def __post_init__(self) -> None:
-        for name in ("flip", "jitter", "grey", "blur"):
+        for name in ("flip", "jitter", "grey", "blur", "coarse", "erase"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"the views' {name} is {getattr(self, name)}", "a probability lies between 0 and 1")
         if not 0 < self.area[0] <= self.area[1] <= 1:
             raise InputError(f"the views' area is {self.area}", "give two shares with 0 < low <= high <= 1")
-        if not 0 <= self.strength <= 1.25:
-            raise InputError(f"the views' strength is {self.strength}", "give a number from 0 to 1.25")
+        for name, most in (("strength", 1.25), ("rotation", 180), ("shear", 1), ("shift", 1)):
+            if not 0 <= getattr(self, name) <= most:
+                raise InputError(f"the views' {name} is {getattr(self, name)}", f"give a number from 0 to {most}")
+
+
+# Views of a face that keep who it is, as strong as they may be for a student whose teacher saw the clean crop.
+FACE = Views(
+    area=(0.7, 1.0), ratio=(0.9, 1.1), rotation=12.0, shear=0.08, shift=0.05, strength=0.5, blur=0.2, grey=0.1, coarse=0.15, erase=0.2
+)
 
 
 def _uniform(seed, n: int, low: float, high: float) -> tf.Tensor:
@@ -55,6 +70,38 @@ def boxes(seeds: tf.Tensor, n: int, views: Views) -> tf.Tensor:
     left, right = x, x + width
     flip = _uniform(seeds[4], n, 0.0, 1.0) < views.flip
     return tf.stack([y, tf.where(flip, right, left), y + height, tf.where(flip, left, right)], axis=1)
+
+
+def placements(seeds: tf.Tensor, n: int, size: int, views: Views) -> tf.Tensor:
+    """Where each pixel of a view lies in a square picture of `size` pixels: rows of `ImageProjectiveTransformV3` [n, 8].
+
+    The part of the picture (`boxes`), turned, sheared and shifted about its centre.
+    """
+    y1, x1, y2, x2 = tf.unstack(boxes(seeds[:5], n, views) * (size - 1.0), axis=1)
+    turn = _uniform(seeds[5], n, -views.rotation, views.rotation) * math.pi / 180
+    shear = _uniform(seeds[6], n, -views.shear, views.shear)
+    cos, sin = tf.cos(turn), tf.sin(turn)
+    # [[a, b], [c, d]]: rotation times shear along x.
+    a, b, c, d = cos, cos * shear - sin, sin, sin * shear + cos
+    centre_x, centre_y = (x1 + x2) / 2, (y1 + y2) / 2
+    step_x, step_y = (x2 - x1) / (views.size - 1.0), (y2 - y1) / (views.size - 1.0)
+    shift_x, shift_y = (_uniform(seeds[i], n, -views.shift, views.shift) * size for i in (7, 8))
+    from_x, from_y = x1 - centre_x, y1 - centre_y
+    x = [a * step_x, b * step_y, a * from_x + b * from_y + centre_x + shift_x]
+    y = [c * step_x, d * step_y, c * from_x + d * from_y + centre_y + shift_y]
+    return tf.stack([*x, *y, tf.zeros(n), tf.zeros(n)], axis=1)
+
+
+def placed(images: tf.Tensor, transforms: tf.Tensor, views: Views) -> tf.Tensor:
+    """float32 [n, size, size, 3] in 0..1 of uint8 `images` [n, H, W, 3]: bilinear, the border replicated."""
+    return tf.raw_ops.ImageProjectiveTransformV3(
+        images=tf.cast(images, tf.float32) / 255.0,
+        transforms=transforms,
+        output_shape=(views.size, views.size),
+        fill_value=0.0,
+        interpolation="BILINEAR",
+        fill_mode="NEAREST",
+    )
 
 
 def colours(seeds: tf.Tensor, images: tf.Tensor, views: Views) -> tf.Tensor:
@@ -80,28 +127,72 @@ def colours(seeds: tf.Tensor, images: tf.Tensor, views: Views) -> tf.Tensor:
     return tf.clip_by_value(tf.reshape(pixels, images.shape), 0.0, 1.0)
 
 
-def blurred(seeds: tf.Tensor, images: tf.Tensor, views: Views) -> tf.Tensor:
-    """`images` [n, H, W, 3], a share of them under a Gaussian of random width (separable, reflected borders)."""
+def softened(seeds: tf.Tensor, images: tf.Tensor, views: Views) -> tf.Tensor:
+    """`images` [n, H, W, 3], a share of them under a Gaussian of random width, a share at a low resolution.
+
+    Both are linear along each axis, so together they are one [size, size] matrix a picture: two matrix products instead
+    of convolutions with kernels of their own.
+    """
     n, size = images.shape[0], views.size
-    sigma = _uniform(seeds[0], n, *views.sigma) * size / 224
+    matrices = _gaussians(seeds[:2], n, views)
+    if views.coarse:
+        matrices = _coarse(seeds[2:4], n, views) @ matrices
+    elif not views.blur:
+        return images
+    down = matrices @ tf.reshape(images, (n, size, -1))  # over rows
+    return matrices[:, None] @ tf.reshape(down, (n, size, size, 3))  # over columns, channels alongside
+
+
+def _gaussians(seeds: tf.Tensor, n: int, views: Views) -> tf.Tensor:
+    """[n, size, size]: Gaussians of random width, the identity where there is no blur."""
+    sigma = _uniform(seeds[0], n, *views.sigma) * views.size / 224
     on = _uniform(seeds[1], n, 0.0, 1.0) < views.blur
-    at = tf.cast(tf.range(size), tf.float32)
-    # A blur along one axis is a [size, size] matrix: two matrix products a picture, no convolution with its own kernel.
-    gauss = tf.exp(-((at[:, None] - at[None]) ** 2) / (2 * tf.maximum(sigma, 0.05)[:, None, None] ** 2))  # [n, size, size]
+    at = tf.cast(tf.range(views.size), tf.float32)
+    gauss = tf.exp(-((at[:, None] - at[None]) ** 2) / (2 * tf.maximum(sigma, 0.05)[:, None, None] ** 2))
     gauss /= tf.reduce_sum(gauss, axis=2, keepdims=True)
-    gauss = tf.where(on[:, None, None], gauss, tf.eye(size))
-    down = gauss @ tf.reshape(images, (n, size, -1))  # over rows
-    across = gauss[:, None] @ tf.reshape(down, (n, size, size, 3))  # over columns, channels alongside
-    return across
+    return tf.where(on[:, None, None], gauss, tf.eye(views.size))
+
+
+def _coarse(seeds: tf.Tensor, n: int, views: Views) -> tf.Tensor:
+    """[n, size, size]: averages over random numbers of equal cells, drawn between by straight lines; else the identity."""
+    size = views.size
+    cells = tf.round(_uniform(seeds[0], n, *views.detail) * size)[:, None]  # [n, 1]
+    on = _uniform(seeds[1], n, 0.0, 1.0) < views.coarse
+    at = (tf.cast(tf.range(size), tf.float32) + 0.5) / size  # [size], 0..1
+    cell = tf.floor(at * cells)  # [n, size]: which cell a pixel lies in
+    number = tf.cast(tf.range(size), tf.float32)  # as many cells as pixels at most
+    member = tf.cast(cell[:, None] == number[:, None], tf.float32)  # [n, cells, size]
+    average = member / tf.maximum(tf.reduce_sum(member, axis=2, keepdims=True), 1.0)
+    where = tf.clip_by_value(at * cells - 0.5, 0.0, cells - 1)  # in units of cells, their centres at whole numbers
+    drawn = tf.maximum(1 - tf.abs(where[:, :, None] - number), 0.0)  # [n, size, cells]
+    return tf.where(on[:, None, None], drawn @ average, tf.eye(size))
+
+
+def erased(seeds: tf.Tensor, images: tf.Tensor, views: Views) -> tf.Tensor:
+    """`images` [n, H, W, 3] in 0..1, a share of them with a box of one random colour."""
+    n, size = images.shape[0], views.size
+    on = _uniform(seeds[0], n, 0.0, 1.0) < views.erase
+    area = _uniform(seeds[1], n, *views.erased)
+    ratio = tf.exp(_uniform(seeds[2], n, math.log(0.5), math.log(2.0)))
+    at = (tf.cast(tf.range(size), tf.float32) + 0.5) / size
+
+    def inside(half: tf.Tensor, seed) -> tf.Tensor:
+        return tf.abs(at - _uniform(seed, n, 0.0, 1.0)[:, None]) < half[:, None]  # [n, size]
+
+    box = inside(tf.sqrt(area / ratio) / 2, seeds[3])[:, :, None] & inside(tf.sqrt(area * ratio) / 2, seeds[4])[:, None]
+    colour = tf.random.stateless_uniform((n, 1, 1, 3), seeds[5])
+    return tf.where((box & on[:, None, None])[..., None], colour, images)
 
 
 def view(images: tf.Tensor, seed: tf.Tensor, views: Views) -> tf.Tensor:
-    """One random view float32 [n, size, size, 3] in -1..1 of uint8 `images` [n, H, W, 3]. Same seed [2], same view."""
-    seeds = tf.random.experimental.stateless_split(seed, 13)
+    """One random view float32 [n, size, size, 3] in -1..1 of uint8 `images` [n, H, H, 3]. Same seed [2], same view."""
+    seeds = tf.random.experimental.stateless_split(seed, 25)
     n = images.shape[0]
-    parts = tf.image.crop_and_resize(images, boxes(seeds[:5], n, views), tf.range(n), (views.size, views.size)) / 255.0
-    parts = blurred(seeds[11:13], colours(seeds[5:11], parts, views), views)
-    return parts * 2.0 - 1.0
+    result = colours(seeds[9:15], placed(images, placements(seeds[:9], n, images.shape[1], views), views), views)
+    result = softened(seeds[15:19], result, views)
+    if views.erase:
+        result = erased(seeds[19:25], result, views)
+    return result * 2.0 - 1.0
 
 
 def pairs(images: tf.Tensor, views: Views, batch: int, seed: int, epoch: int) -> tf.data.Dataset:

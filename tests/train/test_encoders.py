@@ -6,11 +6,8 @@ from device.program import InputError
 from train import encoders
 
 
-@pytest.fixture(scope="module")
-def trained() -> keras.Model:
-    """A narrow encoder whose BatchNorm statistics are no longer those of a new one."""
-    keras.utils.set_random_seed(1)
-    model = encoders.build("fused", size=64, dimension=16, width=0.25)
+def with_statistics(model: keras.Model) -> keras.Model:
+    """`model`, its BatchNorm statistics no longer those of a new one."""
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             rng = np.random.default_rng(len(layer.name))
@@ -18,6 +15,12 @@ def trained() -> keras.Model:
             moved = rng.uniform(0.5, 1.5, gamma.shape), rng.normal(0, 0.2, beta.shape)
             layer.set_weights([*moved, rng.normal(0, 0.1, mean.shape), rng.uniform(0.2, 1, variance.shape)])
     return model
+
+
+@pytest.fixture(scope="module")
+def trained() -> keras.Model:
+    keras.utils.set_random_seed(1)
+    return with_statistics(encoders.build("fused", size=64, dimension=16, width=0.25))
 
 
 @pytest.fixture(scope="module")
@@ -31,17 +34,40 @@ def test_scale_maps_bytes_to_the_quantised_range():
     assert encoders.scale(np.array([0, 255], np.uint8)).tolist() == [-1.0, 1.0]
 
 
-def test_the_default_is_the_size_that_the_design_states():
-    model = encoders.build("fused", norm=False)
+@pytest.mark.parametrize(
+    ("family", "parameters"),
+    [("fused", 1.434e6), ("mobileface", 0.986e6), ("mobilenetv2", 2.435e6)],  # MobileFaceNet's paper says 0.99 M
+)
+def test_the_families_are_of_the_size_that_is_stated(family, parameters):
+    model = encoders.build(family, norm=False)
     assert model.input_shape == (None, 112, 112, 3)
     assert model.output_shape == (None, 128)
-    assert 1.40e6 < model.count_params() < 1.46e6
+    assert model.get_layer(encoders.HEAD).input_shape[1:3] == (7, 7)
+    assert model.count_params() == pytest.approx(parameters, rel=1e-3)
 
 
-def test_folding_batchnorm_changes_nothing_but_the_layers(trained, crops):
-    folded = encoders.folded(trained)
+@pytest.mark.parametrize("activation", encoders.ACTIVATIONS)
+@pytest.mark.parametrize("family", encoders.FAMILIES)
+def test_every_family_folds_resizes_and_tells_its_settings(family, activation, crops, tmp_path):
+    keras.utils.set_random_seed(2)
+    settings = {"architecture": family, "size": 64, "dimension": 16, "width": 0.25, "activation": activation}
+    model = with_statistics(encoders.build(**settings))
+    assert encoders.settings_of(model) == settings
+    assert encoders.settings_of(encoders.resized(model, 112)) == {**settings, "size": 112}
+    folded = encoders.folded(model)
     assert not [layer for layer in folded.layers if isinstance(layer, keras.layers.BatchNormalization)]
-    np.testing.assert_allclose(encoders.outputs(folded, crops), encoders.outputs(trained, crops), rtol=1e-3, atol=1e-4)
+    assert encoders.settings_of(folded) == settings
+    expected = encoders.outputs(model, crops)
+    np.testing.assert_allclose(encoders.outputs(folded, crops), expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+    model.save(tmp_path / "encoder.keras", save_format="keras")
+    assert encoders.settings_of(encoders.load(str(tmp_path / "encoder.keras"))) == settings
+
+
+def test_the_shipped_encoder_is_of_its_family_still(bundle_path):
+    """Layer names and weights of encoders that are out there stay loadable."""
+    model = encoders.load(str(bundle_path / "encoder.keras"))
+    same = encoders.build(**encoders.settings_of(model))
+    assert [(layer.name, layer.output_shape) for layer in same.layers] == [(layer.name, layer.output_shape) for layer in model.layers]
 
 
 def test_resizing_keeps_the_architecture_and_nearly_the_embedding(trained, crops):
@@ -68,9 +94,25 @@ def test_embeddings_are_unit_rows_and_do_not_depend_on_the_batch(trained, crops)
     np.testing.assert_allclose(encoders.embed(trained, crops[:1]), rows[:1], atol=1e-4)
 
 
-def test_an_unknown_family_names_those_that_exist():
-    with pytest.raises(InputError, match="no encoder is called vgg: choose one of fused"):
-        encoders.build("vgg")
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"architecture": "vgg"}, "no encoder is called vgg: choose one of fused, mobileface, mobilenetv2"),
+        ({"architecture": "fused", "activation": "gelu"}, "no activation is called gelu: choose one of relu, swish"),
+        ({"architecture": "fused", "width": 0}, "there is no encoder of width 0"),
+        ({"architecture": "fused", "width": -1}, "there is no encoder of width -1"),
+        ({"architecture": "fused", "width": 100}, "there is no encoder of width 100"),
+    ],
+)
+def test_what_does_not_exist_is_told(settings, told):
+    with pytest.raises(InputError, match=told):
+        encoders.build(**settings)
+
+
+def test_a_model_of_another_program_has_no_settings():
+    inputs = keras.layers.Input((8, 8, 3))
+    with pytest.raises(InputError, match="of no family"):
+        encoders.settings_of(keras.Model(inputs, keras.layers.Flatten()(inputs), name="my-model-3"))
 
 
 @pytest.mark.parametrize("content", [b"", b"not a model"])

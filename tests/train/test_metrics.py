@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from train import metrics
@@ -61,3 +61,75 @@ def test_parity_of_equal_and_of_opposite_rows():
     rows = np.eye(4)
     assert metrics.parity(rows, rows) == (1.0, 1.0)
     assert metrics.parity(rows, -rows) == (-1.0, -1.0)
+
+
+def test_the_curve_runs_from_strict_to_lax():
+    rng = np.random.default_rng(0)
+    same = rng.random(200) < 0.5
+    far, tar = metrics.verification(rng.normal(size=200) + same, same, np.zeros(200)).curve
+    assert (far[0], tar[0], far[-1], tar[-1]) == (0, 0, 1, 1)
+    assert (np.diff(far) >= 0).all() and (np.diff(tar) >= 0).all()
+
+
+def searches(rng, seeds: int = 4, probes: int = 30, strangers: int = 50) -> list[metrics.Searches]:
+    return [
+        metrics.Searches(rng.integers(0, 30, probes) / 30 + 0.2, rng.random(probes) < 0.9, rng.integers(0, 30, strangers) / 30)
+        for _ in range(seeds)
+    ]
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 1000), st.sampled_from([0.005, 0.01, 0.05, 0.3]))
+def test_identification_against_its_definition(seed, far):
+    """The threshold is the lowest at which no more strangers than allowed score above it; many scores are tied."""
+    found = searches(np.random.default_rng(seed))
+    result = metrics.identification(found, (far,), draws=2)
+    strangers = np.concatenate([entry.strangers for entry in found])
+    allowed = [t for t in strangers if sum(s > t for s in strangers) <= far * len(strangers) + 1e-9]
+    assert result.thresholds[far] == min(allowed)
+    hits = [right and score > min(allowed) for entry in found for score, right in zip(entry.scores, entry.right, strict=True)]
+    assert result.dir[far].mean == pytest.approx(np.mean(hits))
+    assert result.rank1.mean == pytest.approx(np.mean(np.concatenate([entry.right for entry in found])))
+
+
+def test_identification_resamples_whole_seeds():
+    found = searches(np.random.default_rng(0), seeds=6)
+    result = metrics.identification(found, (0.05,), draws=500, seed=3)
+    draw = np.random.default_rng(3).multinomial(6, np.full(6, 1 / 6), 500)[17]
+    again = metrics.identification([entry for entry, times in zip(found, draw, strict=True) for _ in range(times)], (0.05,), draws=1)
+    assert result.dir[0.05].samples[17] == pytest.approx(again.dir[0.05].mean)
+    assert result.rank1.samples[17] == pytest.approx(again.rank1.mean)
+    assert result.rank1.low <= result.rank1.mean <= result.rank1.high
+    one = metrics.identification(found[:1], (0.05,)).dir[0.05]
+    assert one.low == one.mean == one.high, "one seed says nothing about other seeds"
+
+
+def test_a_rate_below_one_stranger_is_left_out():
+    assert list(metrics.identification(searches(np.random.default_rng(0)), (0.01, 0.001)).dir) == [0.01]
+
+
+def test_a_share_of_itself_is_one_without_doubt():
+    rate = metrics.identification(searches(np.random.default_rng(0)), (0.05,)).dir[0.05]
+    same = rate.over(rate)
+    assert same is not None and same.as_json() == {"mean": 1.0, "low": 1.0, "high": 1.0}
+    assert rate.over(metrics.Estimate(0.1, np.array([0.2, 0.0]))) is None, "nothing is a share of nothing"
+
+
+def test_match_rate_against_pictures_drawn_one_by_one():
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(60, 8))
+    match = rows @ rows.T > 2
+    estimate = metrics.match_rate(match, draws=2000)
+    assert estimate.mean == pytest.approx(np.mean([match[i, j] for i in range(60) for j in range(60) if i != j]))
+    slow = []
+    for _ in range(300):
+        drawn = rng.integers(0, 60, 60)
+        slow.append(np.mean([match[i, j] for i in drawn for j in drawn if i != j]))
+    assert estimate.samples.mean() == pytest.approx(np.mean(slow), rel=0.05)
+    assert estimate.samples.std() == pytest.approx(np.std(slow), rel=0.15)
+
+
+def test_no_match_at_all_still_has_a_bound():
+    estimate = metrics.match_rate(np.eye(200, dtype=bool))
+    assert (estimate.mean, estimate.low) == (0.0, 0.0)
+    assert estimate.high == pytest.approx(3.69 / 100, rel=0.02)  # of 100 disjoint pairs; the rule of three, two-sided

@@ -1,5 +1,6 @@
 import colorsys
 
+import cv2
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -60,6 +61,50 @@ def test_boxes_keep_to_area_ratio_and_picture():
     assert 0.45 < (x2 < x1).mean() < 0.55
 
 
+def test_a_view_is_turned_sheared_and_shifted_as_opencv_does():
+    settings = v.Views(size=64, area=(0.5, 1.0), rotation=20.0, shear=0.2, shift=0.1)
+    images = cv2.GaussianBlur(crops(6).transpose(1, 2, 0, 3).reshape(112, 112, 18), (0, 0), 3).reshape(112, 112, 6, 3).transpose(2, 0, 1, 3)
+    transforms = v.placements(tf.random.experimental.stateless_split(seed(), 9), 6, 112, settings)
+    result = v.placed(tf.constant(images), transforms, settings).numpy()
+    for image, row, view in zip(images, transforms.numpy(), result, strict=True):
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        expected = cv2.warpAffine(image, row[:6].reshape(2, 3), (64, 64), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+        np.testing.assert_allclose(view * 255, expected, atol=3)
+
+
+def test_rotation_turns_about_the_middle_of_the_part_by_no_more_than_asked():
+    settings = v.Views(**{**PLAIN, "rotation": 15.0})
+    rows = v.placements(tf.random.experimental.stateless_split(seed(), 9), 2000, 112, settings).numpy()
+    angles = np.degrees(np.arctan2(rows[:, 3], rows[:, 0]))
+    assert -15 <= angles.min() < -14 < 14 < angles.max() <= 15
+    middle = rows[:, [0, 3]] * 55.5 + rows[:, [1, 4]] * 55.5 + rows[:, [2, 5]]
+    np.testing.assert_allclose(middle, 55.5, atol=1e-3)
+
+
+def test_a_low_resolution_is_averages_over_cells():
+    images = tf.constant((crops(8) / 255).astype(np.float32))
+    settings = v.Views(**{**PLAIN, "coarse": 1.0, "detail": (0.125, 0.125)})  # 14 cells of 8 pixels
+    seeds = tf.random.experimental.stateless_split(seed(), 4)
+    result = v.softened(seeds, images, settings).numpy()
+    cells = images.numpy().reshape(8, 14, 8, 14, 8, 3).mean((2, 4))
+    middle = result.reshape(8, 14, 8, 14, 8, 3)[:, :, 3:5, :, 3:5].mean((2, 4))  # halfway between two pixels
+    np.testing.assert_allclose(middle[:, 1:-1, 1:-1], cells[:, 1:-1, 1:-1], atol=0.1)  # 1/16 of the neighbour
+    flat = v.softened(seeds, tf.ones((8, 112, 112, 3)) * 0.3, settings).numpy()
+    np.testing.assert_allclose(flat, 0.3, atol=1e-5)
+
+
+def test_an_erased_box_has_one_colour_and_the_share_asked_for():
+    images = tf.constant((crops(64) / 255).astype(np.float32))
+    settings = v.Views(**{**PLAIN, "erase": 1.0, "erased": (0.1, 0.2)})
+    result = v.erased(tf.random.experimental.stateless_split(seed(), 6), images, settings).numpy()
+    for before, after in zip(images.numpy(), result, strict=True):
+        changed = np.any(before != after, axis=2)
+        assert changed.mean() <= 0.205
+        assert len(np.unique(after[changed], axis=0)) == 1
+    untouched = v.erased(tf.random.experimental.stateless_split(seed(), 6), images, v.Views(**PLAIN)).numpy()
+    np.testing.assert_array_equal(untouched, images.numpy())
+
+
 def test_grey_has_no_colour_left():
     view = v.view(tf.constant(crops()), seed(), v.Views(**{**PLAIN, "grey": 1.0})).numpy()
     np.testing.assert_allclose(view[..., 0], view[..., 1], atol=1e-4)
@@ -102,7 +147,7 @@ def test_strength_scales_the_jitter():
 def test_blur_smooths_and_keeps_the_mean():
     images = tf.constant((crops(4) / 255).astype(np.float32))
     settings = v.Views(**{**PLAIN, "blur": 1.0, "sigma": (2.0, 2.0)})
-    result = v.blurred(tf.random.experimental.stateless_split(seed(), 2), images, settings).numpy()
+    result = v.softened(tf.random.experimental.stateless_split(seed(), 4), images, settings).numpy()
     assert np.abs(np.diff(result, axis=2)).max() < np.abs(np.diff(images.numpy(), axis=2)).max()
     np.testing.assert_allclose(result.mean((1, 2)), images.numpy().mean((1, 2)), atol=0.02)
     inner = images.numpy()[:, 40:72, 40:72]  # against a convolution written out, at one pixel
