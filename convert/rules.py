@@ -22,9 +22,13 @@ MAPPED_VERSION = {"FULLY_CONNECTED": 4}
 
 SOFTMAX_LARGEST = 16_000  # elements
 # Sizes of which no table speaks, put between what was seen to map and what was not:
-FLAT_LARGEST = 1 << 17  # bytes of a tensor without rows: [1, 144, 400] maps, [1, 144, 1600], [1, 80, 8400] do not; transposes alike
+# Bytes of a tensor without rows: [1, 84, 2100] is supported, [1, 144, 1600] and [1, 80, 8400] are not (logs of YOLOv8n).
+FLAT_LARGEST = 200_000
+TRANSPOSED_LARGEST = 1 << 17  # bytes: [1, 144, 20, 20] maps, [1, 4, 16, 2100] and [1, 144, 40, 40] do not
 RESIZED_LARGEST = 1 << 20  # bytes: [1, 128, 128, 32] maps, [1, 512, 512, 32] does not
 ENLARGED_MOST = 4  # times, bilinear: 2 maps, 33 does not
+
+SLIDING = ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "AVERAGE_POOL_2D", "MAX_POOL_2D")
 
 # Inputs by position. Parameters must be constant for the operation to map; shaping ones for the compiler to read the file at
 # all, because the size of the output depends on them.
@@ -96,7 +100,7 @@ def refusals(model: Model) -> list[Finding]:
     found = []
     for graph in model.graphs:
         for operation in graph.operations:
-            found += [_unreadable(operation), _dynamic(graph, operation)]
+            found += [_unreadable(operation), _dynamic(graph, operation), _grouped(graph, operation)]
     found.append(_unquantised(model))
     return list(dict.fromkeys(finding for finding in found if finding))
 
@@ -160,6 +164,18 @@ def _dynamic(graph: Graph, operation: Operation) -> Finding | None:
     return None
 
 
+def _grouped(graph: Graph, operation: Operation) -> Finding | None:
+    """The compiler first lets TFLite prepare the model, whose convolutions of that time know one group only."""
+    source, filters = _operand(graph, operation, 0), _operand(graph, operation, 1)
+    if operation.name != "CONV_2D" or source is None or filters is None or len(filters.shape) != 4 or not source.shape:
+        return None
+    channels, each = source.shape[-1], filters.shape[3]
+    if channels == each:
+        return None
+    wrong = f"{operation.name} works in groups ({each} of {channels} channels each)"
+    return Finding(wrong, "use groups=1, a depthwise convolution, or Split, one Conv2D each and Concatenate")
+
+
 def _unquantised(model: Model) -> Finding | None:
     tensors = (tensor for graph in model.graphs for operation in graph.operations for tensor in graph.of(operation.outputs))
     if any(tensor.type in ACTIVATION_TYPES for tensor in tensors):
@@ -200,9 +216,12 @@ def _rank(graph: Graph, operation: Operation) -> Finding | None:
 
 
 def _flat(graph: Graph, operation: Operation) -> Finding | None:
+    """Maps are divided among the tiles by rows and columns; what has no rows has to fit into fewer of them."""
+    if operation.name in SLIDING:
+        return None
     for tensor in _activations(graph, operation):
-        rows = prod(tensor.shape[:-2])
-        if (rows == 1 or operation.name == "TRANSPOSE") and prod(tensor.shape) > FLAT_LARGEST:
+        flat = prod(tensor.shape[:-2]) == 1 and prod(tensor.shape) > FLAT_LARGEST
+        if flat or (operation.name == "TRANSPOSE" and prod(tensor.shape) > TRANSPOSED_LARGEST):
             return Finding(f"`{tensor.name}` ({_shape(tensor.shape)}) is likely too large for {operation.name}", CHEAPER)
     return None
 

@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,10 @@ from device.program import InputError
 
 EDGETPU = "edgetpu-custom-op"  # what edgetpu_compiler puts in the place of the operations that it mapped
 LARGEST = 2**31 - 1  # bytes; offsets of a flatbuffer are 32 bits
-WORK = 4  # elements read from a file, as a multiple of its bytes; a sound file stays below 1
+WORK = 2  # bytes that are read, as a multiple of the file's: what two tables share counts twice, a sound file stays below 1
 CUSTOM = 32  # builtin code of a custom operation
 RANK = 16  # dimensions of a tensor at most; TFLite itself computes on up to 8
+ELEMENTS = 2**48  # of a tensor at most; no machine holds that many
 NAME = 1000  # characters of a name that are kept
 LIST = 256  # values of a constant that is read as axes, paddings or strides
 
@@ -80,6 +82,7 @@ class Operation:
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     options: dict[str, Any]  # of FIELDS, where the file has them; an activation function by name ("NONE", "RELU6")
+    custom_options: bytes = b""  # of a custom operation, as it wrote them
 
     @property
     def custom(self) -> bool:
@@ -96,6 +99,11 @@ class Graph:
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
 
+    @cached_property
+    def makers(self) -> dict[int, int]:
+        """By tensor the operation that computes it."""
+        return {index: operation.index for operation in self.operations for index in operation.outputs}
+
     def of(self, indices: tuple[int, ...]) -> list[Tensor]:
         """The tensors of these indices, without the optional ones that are left out."""
         return [self.tensors[i] for i in indices if i >= 0]
@@ -110,7 +118,12 @@ class Model:
     @property
     def compiled(self) -> bool:
         """Whether edgetpu_compiler made this file."""
-        return any(operation.custom and operation.name == EDGETPU for graph in self.graphs for operation in graph.operations)
+        return any(compiled(operation) for graph in self.graphs for operation in graph.operations)
+
+
+def compiled(operation: Operation) -> bool:
+    """Whether edgetpu_compiler put `operation` in the place of those that it mapped."""
+    return operation.custom and operation.name == EDGETPU
 
 
 def read(path: Path) -> Model:
@@ -141,14 +154,14 @@ class _Reader:
     def __init__(self, data: bytes):
         self.left = WORK * len(data)
         self.model = tflite.Model.GetRootAs(data, 0)
-        self.buffers = self._count(self.model.BuffersLength())
+        self.buffers = self._count(self.model.BuffersLength(), 4)
         self.codes = [self._code(code) for code in self._tables(self.model, "OperatorCodes")]
 
     def graphs(self) -> tuple[Graph, ...]:
         return tuple(self._graph(index, graph) for index, graph in enumerate(self._tables(self.model, "Subgraphs")))
 
-    def _count(self, elements: int) -> int:
-        self.left -= elements
+    def _count(self, elements: int, width: int = 1) -> int:
+        self.left -= elements * width
         if self.left < 0:
             raise ValueError("it holds more than fits into the file")
         return elements
@@ -156,11 +169,11 @@ class _Reader:
     def _tables(self, table: Any, field: str) -> Iterator[Any]:
         """The tables of a vector, by the accessors that the `tflite` package has for every vector."""
         item = getattr(table, field)
-        for i in range(self._count(getattr(table, f"{field}Length")())):
+        for i in range(self._count(getattr(table, f"{field}Length")(), 4)):
             yield item(i)
 
     def _numbers(self, table: Any, field: str) -> tuple[Any, ...]:
-        length = self._count(getattr(table, f"{field}Length")())
+        length = self._count(getattr(table, f"{field}Length")(), 4)
         return tuple(getattr(table, f"{field}AsNumpy")().tolist()) if length else ()
 
     def _indices(self, table: Any, field: str, tensors: int) -> tuple[int, ...]:
@@ -193,7 +206,7 @@ class _Reader:
 
     def _tensor(self, index: int, tensor: Any) -> Tensor:
         shape = self._numbers(tensor, "Shape")
-        if any(size < 0 for size in shape) or len(shape) > RANK:
+        if any(size < 0 for size in shape) or len(shape) > RANK or prod(shape) > ELEMENTS:
             raise ValueError("a tensor has a shape that cannot be")
         quantisation = tensor.Quantization()
         return Tensor(
@@ -229,7 +242,12 @@ class _Reader:
             inputs=self._indices(operator, "Inputs", tensors),
             outputs=self._indices(operator, "Outputs", tensors),
             options=self._options(operator),
+            custom_options=self._custom_options(operator) if code == CUSTOM else b"",
         )
+
+    def _custom_options(self, operator: Any) -> bytes:
+        length = self._count(operator.CustomOptionsLength())
+        return operator.CustomOptionsAsNumpy().tobytes() if length else b""
 
     def _options(self, operator: Any) -> dict[str, Any]:
         table, name = operator.BuiltinOptions(), OPTIONS.get(operator.BuiltinOptionsType(), "NONE")

@@ -5,6 +5,7 @@ from pathlib import Path
 import flatbuffers
 import pytest
 import tflite
+from flatbuffers import flexbuffers
 
 CUSTOM = tflite.BuiltinOperator.CUSTOM
 EDGETPU = "edgetpu-custom-op"
@@ -14,7 +15,7 @@ def write_model(path: Path, tensors: list[dict], operations: list[dict], filler:
     """A model of one subgraph; its input is tensor 0, its output the last tensor.
 
     tensor: name, shape; type (INT8), signature (none), data (none: an activation), scale (0.5).
-    operation: code (a BuiltinOperator, or the name of a custom one), inputs, outputs; version (1).
+    operation: code (a BuiltinOperator, or the name of a custom one), inputs, outputs; version (1), options (bytes of a custom one).
     `filler` bytes of an unused buffer make the file longer.
     """
     b = flatbuffers.Builder(1024)
@@ -99,11 +100,54 @@ def _code(b: flatbuffers.Builder, code: int | str, version: int) -> int:
 
 def _operator(b: flatbuffers.Builder, number: int, operation: dict) -> int:
     inputs, outputs = _numbers(b, operation["inputs"]), _numbers(b, operation["outputs"])
+    options = b.CreateByteVector(operation["options"]) if "options" in operation else None
     tflite.OperatorStart(b)
     tflite.OperatorAddOpcodeIndex(b, number)
+    if options is not None:
+        tflite.OperatorAddCustomOptions(b, options)
     tflite.OperatorAddInputs(b, inputs)
     tflite.OperatorAddOutputs(b, outputs)
     return tflite.OperatorEnd(b)
+
+
+# --- packages ---------------------------------------------------------------------------------------------------------------
+
+
+def _record(fields: dict[int, object]) -> bytes:
+    """A flatbuffer of one table: by field number bytes, lists of bytes (strings), or (kind, number)."""
+    b = flatbuffers.Builder(256)
+    offsets = {}
+    for number, value in fields.items():
+        if isinstance(value, bytes):
+            offsets[number] = b.CreateByteVector(value)
+        elif isinstance(value, list):
+            offsets[number] = _tables(b, [b.CreateString(each) for each in value])
+    b.StartObject(max(fields) + 1)
+    for number, value in fields.items():
+        if isinstance(value, tuple):
+            getattr(b, f"Prepend{value[0]}Slot")(number, value[1], 0)
+        else:
+            b.PrependUOffsetTRelativeSlot(number, offsets[number], 0)
+    b.Finish(b.EndObject(), b"DWN1")
+    return bytes(b.Output())
+
+
+def write_package(*programs: tuple[int, int], runtime: int = 14, narrow: int = 100) -> bytes:
+    """Custom options of an edgetpu-custom-op with executables of (kind, bytes of parameters)."""
+    records = [
+        _record({1: b"model", 6: bytes(size), 10: b"beagle", 12: ("Int32", narrow), 13: ("Int16", kind), 14: ("Uint64", 2**63)})
+        for kind, size in programs
+    ]
+    b = flexbuffers.Builder()
+    with b.Map():
+        b.Key("1")
+        b.Int(0)
+        b.Key("4")
+        b.Blob(_record({0: ("Int32", runtime), 1: _record({0: records}), 4: b"cl/1"}))
+    return bytes(b.Finish())
+
+
+# --- small models -----------------------------------------------------------------------------------------------------------
 
 
 def chain(path: Path, *codes: int | str, **last: object) -> Path:
@@ -125,6 +169,25 @@ def leaky_chain(tmp_path: Path) -> Path:
     """LOGISTIC maps, LEAKY_RELU does not, TANH depends on it."""
     operator = tflite.BuiltinOperator
     return chain(tmp_path / "leaky.tflite", operator.LOGISTIC, operator.LEAKY_RELU, operator.TANH)
+
+
+@pytest.fixture
+def compiled_leaky(tmp_path: Path, leaky_chain: Path) -> Path:
+    """leaky_chain, as the compiler would make it: LOGISTIC on the Edge TPU with 4096 bytes cached and 512 streamed."""
+    tensors = [{"name": f"t{i}", "shape": [1, 8]} for i in range(4)]
+    operator = tflite.BuiltinOperator
+    operations = [
+        {"code": EDGETPU, "inputs": [0], "outputs": [1], "options": write_package((2, 512), (1, 4096))},
+        {"code": operator.LEAKY_RELU, "inputs": [1], "outputs": [2]},
+        {"code": operator.TANH, "inputs": [2], "outputs": [3]},
+    ]
+    return write_model(tmp_path / "leaky_edgetpu.tflite", tensors, operations)
+
+
+@pytest.fixture
+def package_writer():
+    """write_package"""
+    return write_package
 
 
 @pytest.fixture

@@ -5,8 +5,9 @@ import json
 import cv2
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from convert import check, quantize
+from convert import calibration, check, quantize
 from device import bundle
 from device.embed import Encoder
 from device.program import InputError
@@ -70,6 +71,36 @@ def test_int8_gives_what_float_gives(made):
 
 
 @pytest.mark.slow
+def test_the_report_tells_every_layer(made):
+    report = json.loads((made / "small" / "report.json").read_text())
+    assert (report["method"], report["calibration"]) == ("distill", {"crops": 32, "ranges": "min-max"})
+    assert [entry["epoch"] for entry in report["epochs"]] == [0, 1]
+    layers = {layer["name"]: layer for layer in report["layers"]}
+    assert {"stem_relu", "stage1_block1_project", "stage3_block3_add", "spatial", "embedding"} <= set(layers)
+    assert len(layers) == 27, "one for each operation but the first and the last, which only make other bytes"
+    for layer in layers.values():
+        for side in ("fake_quant", "int8"):
+            assert layer[side]["first_percentile"] <= layer[side]["mean"] + 1e-6
+            assert 0.8 < layer[side]["mean"] <= 1 + 1e-6
+        assert layer["int8"]["mean"] == pytest.approx(layer["fake_quant"]["mean"], abs=0.02), "fake quantisation tells what int8 does"
+    assert report["worst_layer"] == max(layers, key=lambda name: layers[name]["lost"])
+    ends = layers["stage2_block2_add"]
+    before = min(layers[name]["int8"]["mean"] for name in ("stage2_block1_project", "stage2_block2_project"))
+    assert ends["lost"] == pytest.approx(before - ends["int8"]["mean"], abs=1e-6)
+
+
+@pytest.mark.slow
+def test_the_page_lies_beside_the_encoder_and_not_in_the_bundle(made, tmp_path, capsys):
+    text = (made / "report.html").read_text()
+    assert text.count("<figure>") == 24
+    assert json.loads((made / "small" / "report.json").read_text())["worst_layer"] in text
+    assert not (made / "small" / "report.html").exists()
+    for html in (made / "small" / "report.html", tmp_path / "new" / "report.html"):
+        assert quantize.main(arguments(made, tmp_path / "new", "--report", str(html))) == 2
+        assert "shows pictures of people: name another place with --report" in capsys.readouterr().err
+
+
+@pytest.mark.slow
 def test_the_status_says_whether_parity_holds(made, monkeypatch, tmp_path, capsys):
     parity = json.loads((made / "small" / "report.json").read_text())["parity"]
     holds = parity["mean"] >= 0.98 and parity["first_percentile"] >= 0.95
@@ -83,15 +114,98 @@ def test_the_status_says_whether_parity_holds(made, monkeypatch, tmp_path, capsy
     assert "raise --epochs or add crops" in capsys.readouterr().err
 
 
-@pytest.mark.slow
-def test_calibrated_ranges_are_those_that_the_crops_reach(made):
-    """Without training, the fake-quantised encoder is already near the float one."""
+@pytest.fixture(scope="module")
+def parts(made):
+    """The float encoder without BatchNorm, a fake-quantised one, and crops."""
     teacher = encoders.folded(encoders.load(str(made / "encoder.keras")))
-    images = read_crops([made / "faces"]).images[:32]
-    student = quantize.fake_quantised(teacher, images)
-    outputs = student(encoders.scale(images), training=False).numpy()
-    expected = encoders.outputs(teacher, images)
-    assert np.corrcoef(outputs.ravel(), expected.ravel())[0, 1] > 0.95
+    return teacher, quantize.fake_quantised(teacher), read_crops([made / "faces"]).images
+
+
+def calibrated(parts, method="min-max", crops=32):
+    teacher, student, images = parts
+    found = quantize.reached(teacher, images[:crops])
+    quantize.calibrate(student, {name: calibration.bounds(values, method) for name, values in found.items()})
+    return student
+
+
+def ranges_of(student, layer):
+    """The least and the greatest value that a layer's activation can take."""
+    variables = [v for v in student.get_layer(layer).weights if v.name.endswith(("_min:0", "_max:0")) and "kernel" not in v.name]
+    return sorted(float(variable) for variable in variables)
+
+
+@pytest.mark.slow
+def test_calibrated_ranges_are_those_that_crops_and_mirror_images_reach(parts):
+    """Without training, the fake-quantised encoder is already near the float one."""
+    teacher, _, images = parts
+    student = calibrated(parts)
+    both = np.concatenate([images[:32], images[:32, :, ::-1]])
+    wanted = encoders.outputs(teacher, both)
+    assert ranges_of(student, "quant_embedding") == pytest.approx([wanted.min(), wanted.max()], rel=1e-3)
+    assert ranges_of(student, "quantize_layer") == [-1, 1], "the bytes as they are"
+    assert np.corrcoef(encoders.outputs(student, both).ravel(), wanted.ravel())[0, 1] > 0.95
+
+
+@pytest.mark.slow
+def test_a_sweep_tells_every_size_and_way(parts, monkeypatch):
+    teacher, student, images = parts
+    monkeypatch.setattr(quantize, "SWEEP", (4, 16, 1000))
+    tried = quantize.sweep(student, teacher, images[:40], images[40:60])
+    assert [(entry["crops"], entry["ranges"]) for entry in tried] == [(size, way) for size in (4, 16) for way in calibration.METHODS]
+    for entry in tried[::3]:
+        again = quantize.alike(teacher, calibrated(parts, entry["ranges"], entry["crops"]), images[40:60])
+        assert again == pytest.approx({key: entry[key] for key in ("mean", "first_percentile")}, abs=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["qat", "distill"])
+def test_what_training_makes_worse_is_not_kept(parts, made, method):
+    teacher, _, images = parts
+    student = calibrated(parts)
+    before = quantize.alike(teacher, student, images[40:60])
+    settings = quantize.Settings(made, (made,), made, method=method, epochs=1, batch=8, rate=1.0)
+    epochs = quantize.learn(student, teacher, images[:16], images[40:60], settings)
+    assert epochs[1]["mean"] < epochs[0]["mean"], "a rate of 1 destroys it"
+    assert quantize.alike(teacher, student, images[40:60]) == pytest.approx(before, abs=1e-5)
+    assert ranges_of(student, "quantize_layer") == [-1, 1]
+
+
+@pytest.mark.slow
+def test_distillation_mends_ranges_that_are_too_narrow(parts, made):
+    teacher, _, images = parts
+    student = calibrated(parts, "percentile-99.9", crops=1)
+    settings = quantize.Settings(made, (made,), made, epochs=3, batch=16, rate=1e-3)
+    epochs = quantize.learn(student, teacher, images, images[40:60], settings)
+    assert epochs[-1]["loss"] < epochs[1]["loss"]
+    assert quantize.alike(teacher, student, images[40:60])["mean"] == pytest.approx(max(e["mean"] for e in epochs), abs=1e-4)
+
+
+def test_qat_shows_every_crop_twice_and_distill_once(tmp_path):
+    images = tf.constant(np.random.default_rng(0).integers(0, 256, (12, 112, 112, 3)), tf.uint8)
+    for method, steps in (("qat", 3), ("distill", 1)):
+        settings = quantize.Settings(tmp_path, (tmp_path,), tmp_path, method=method, batch=8)
+        assert [batch.shape for batch in quantize.batches(images, settings, 0)] == [(8, 112, 112, 3)] * steps
+    first, again, later = (next(iter(quantize.batches(images, settings, epoch))).numpy() for epoch in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert (first != later).any()
+
+
+def test_unexplained_is_the_share_of_the_variance_that_is_missed():
+    """On encoders that are a table of embeddings: the common mean counts for nothing."""
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(64, 8)) + 100
+    off = rows + rng.normal(0, 0.1, rows.shape)
+
+    def encoder(table):
+        def model(views, training):
+            return tf.constant(table[: len(views)], tf.float32)
+
+        model.input_shape = (None, 112, 112, 3)
+        return model
+
+    images = np.zeros((64, 112, 112, 3), np.uint8)
+    loss = quantize.unexplained(encoder(rows), images)(encoder(off), tf.zeros((64, 1)))
+    assert float(loss) == pytest.approx(((off - rows) ** 2).mean() / rows.var(axis=0).mean(), rel=1e-3)
 
 
 def test_thresholds_are_quantiles_of_stranger_pairs():
@@ -128,12 +242,28 @@ def test_bad_input_writes_nothing(made, tmp_path, capsys):
     assert quantize.main(wrong) == 2
     assert "2 crops of strangers are too few" in capsys.readouterr().err
     assert quantize.main(arguments(made, tmp_path / "new", "--batch", "64")) == 2
-    assert "40 crops do not fill a batch of 64: lower --batch or add photos" in capsys.readouterr().err
+    assert "32 crops do not fill a batch of 64: lower --batch or add photos" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"batch": 7}, "--batch is 7: give an even number"),
+        ({"epochs": 0}, "--epochs is 0: give a number above 0"),
+        ({"rate": float("nan")}, "--rate is nan: give a number above 0"),
+        ({"calibration": -1}, "--calibration is -1: give a number above 0"),
+        ({"method": "magic"}, "--method is magic: choose one of ptq, qat, distill"),
+        ({"ranges": "all"}, "--ranges is all: choose one of min-max"),
+    ],
+)
+def test_settings_that_cannot_be_are_told(tmp_path, wrong, told):
+    with pytest.raises(InputError, match=told):
+        quantize.Settings(tmp_path, (tmp_path,), tmp_path, **wrong)
 
 
 def test_an_encoder_of_another_size_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(encoders, "load", lambda path: encoders.build("fused", size=64, dimension=16, width=0.25))
     settings = quantize.Settings(tmp_path / "e.keras", (tmp_path,), tmp_path / "cohort.txt")
     with pytest.raises(InputError, match=r"takes 64x64, not 112x112: train it with --size 112"):
-        quantize.quantise(settings)
+        quantize.read(settings)

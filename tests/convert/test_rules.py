@@ -53,6 +53,9 @@ VECTOR = activation(1, 8)
         ("STRIDED_SLICE", [IMAGE, constant([0] * 4), constant([1] * 4), constant([1] * 4)], [activation(1, 1, 1, 1)], {"EllipsisMask": 0}),
         ("RESIZE_BILINEAR", [activation(1, 64, 64, 32), constant([128, 128])], [activation(1, 128, 128, 32)], {}),
         ("TRANSPOSE", [activation(1, 20, 20, 144), constant([0, 3, 1, 2])], [activation(1, 144, 20, 20)], {}),
+        ("LOGISTIC", [activation(1, 1917, 91)], [activation(1, 1917, 91)], {}),
+        ("CONCATENATION", [activation(1, 64, 2100), activation(1, 20, 2100)], [activation(1, 84, 2100)], {}),
+        ("CONV_2D", [activation(1, 1, 16000, 16), constant(np.zeros((6, 1, 3, 16)), "INT8")], [activation(1, 1, 16000, 6)], {}),
         ("UNIDIRECTIONAL_SEQUENCE_LSTM", [VECTOR, activation(1, 8, type="INT16", variable=True)], [VECTOR], {}),
     ],
 )
@@ -92,6 +95,8 @@ def test_maps(name, inputs, outputs, options):
         ("precisely", "RESIZE_BILINEAR", [activation(1, 1, 1, 256), constant([33, 33])], [activation(1, 33, 33, 256)], {}),
         ("too large", "RESIZE_BILINEAR", [activation(1, 256, 256, 32), constant([512, 512])], [activation(1, 512, 512, 32)], {}),
         ("too large", "TRANSPOSE", [activation(1, 40, 40, 144), constant([0, 3, 1, 2])], [activation(1, 144, 40, 40)], {}),
+        ("too large", "TRANSPOSE", [activation(1, 4, 16, 2100), constant([0, 2, 3, 1])], [activation(1, 16, 2100, 4)], {}),
+        ("too large", "RESHAPE", [activation(1, 144, 40, 40), constant([1, 144, 1600])], [activation(1, 144, 1600)], {}),
         ("too large", "LOGISTIC", [activation(1, 80, 8400)], [activation(1, 80, 8400)], {}),
     ],
 )
@@ -152,6 +157,12 @@ def test_refuses_what_the_compiler_cannot_parse():
     assert "Atan" in refusals(one("Atan", [VECTOR], [VECTOR], code=tflite_graph.CUSTOM))[0]
     assert "version 4" in refusals(one("TRANSPOSE_CONV", [constant([1, 2, 2, 1]), FILTERS, IMAGE], [OUTPUT], version=4))[0]
     assert refusals(one("TFLite_Detection_PostProcess", [VECTOR], [VECTOR], code=tflite_graph.CUSTOM)) == []
+
+
+def test_refuses_convolutions_in_groups():
+    filters = constant(np.zeros((6, 3, 3, 2)), "INT8")
+    assert refusals(one("CONV_2D", [IMAGE, filters, BIAS], [OUTPUT])) == ["CONV_2D works in groups (2 of 4 channels each)"]
+    assert refusals(one("CONV_2D", [IMAGE, FILTERS, BIAS], [OUTPUT])) == []
 
 
 def test_refuses_models_that_are_not_quantised():

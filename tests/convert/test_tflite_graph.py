@@ -7,6 +7,7 @@ import tflite
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from benchmarks import fuzz_models
 from convert import check, tflite_graph
 from device.program import InputError
 
@@ -73,6 +74,23 @@ def test_refuses_missing_files_folders_and_empty_models(tmp_path, model_writer):
         tflite_graph.read(model_writer(tmp_path / "m.tflite", [{"name": "x", "shape": [1]}], []))
 
 
+def test_refuses_tensors_that_no_machine_holds(tmp_path, model_writer):
+    tensors = [{"name": "x", "shape": [2**30, 2**30, 2**30]}, {"name": "y", "shape": [1]}]
+    path = model_writer(tmp_path / "m.tflite", tensors, [{"code": OPERATOR.RELU, "inputs": [0], "outputs": [1]}])
+    with pytest.raises(InputError, match="shape that cannot be"):
+        tflite_graph.read(path)
+
+
+def test_keeps_the_options_of_custom_operations(tmp_path, model_writer):
+    operations = [
+        {"code": "Atan", "inputs": [0], "outputs": [1], "options": b"\x01\x02"},
+        {"code": OPERATOR.RELU, "inputs": [1], "outputs": [2]},
+    ]
+    graph = tflite_graph.read(model_writer(tmp_path / "m.tflite", [{"name": n, "shape": [1]} for n in "xyz"], operations)).graphs[0]
+    assert [each.custom_options for each in graph.operations] == [b"\x01\x02", b""]
+    assert graph.makers == {1: 0, 2: 1}
+
+
 def test_refuses_indices_that_lead_nowhere(tmp_path, model_writer):
     path = model_writer(tmp_path / "m.tflite", [{"name": "x", "shape": [1]}], [{"code": OPERATOR.RELU, "inputs": [0], "outputs": [7]}])
     with pytest.raises(InputError, match="tensor that is not there"):
@@ -121,3 +139,22 @@ def test_damaged_files_are_refused_or_read(leaky_chain, tmp_path, edits, keep):
 @_damage
 def test_damaged_files_of_the_converter_are_refused_or_read(data, tmp_path, edits, keep):
     _read_damaged(data / "edgetpu/pairs/lib_bright_16x16/model.tflite", tmp_path / "m.tflite", edits, keep)
+
+
+def test_mutants_of_small_models_crash_nothing(leaky_chain, compiled_leaky, tmp_path):
+    """Reading, judging, costing, auditing and telling; benchmarks/fuzz_models.py does the same to 10,000 of the public pairs."""
+    outcome = fuzz_models.fuzz([leaky_chain, compiled_leaky], count=300, seed=1, keep=tmp_path / "kept")
+    assert outcome.wrong == 0
+    assert set(outcome.answers) == {"read", "refused"}
+    assert outcome.answers.total() == 300
+    assert not (tmp_path / "kept").exists()
+
+
+def test_the_fuzzer_finds_what_crashes(leaky_chain, tmp_path, monkeypatch, capsys):
+    def fragile(path):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(fuzz_models, "examine", fragile)
+    assert fuzz_models.fuzz([leaky_chain], count=3, seed=0, keep=tmp_path / "kept").wrong == 3
+    assert len(list((tmp_path / "kept").glob("crashed-0-*.tflite"))) == 3
+    assert "ZeroDivisionError" in capsys.readouterr().err
