@@ -1,28 +1,45 @@
-"""Frames from a camera, a video, a picture, a folder of pictures or a stream's URL, all read in the same way."""
+"""Frames from a camera, a video, a picture, a folder of pictures or a stream's URL, all read in the same way.
+
+Videos and cameras are read by a thread of their own. A file is read whole and a little ahead; of what a camera or a stream
+gives, the newest frame alone is kept, so that a slow consumer sees the present.
+"""
 
 import contextlib
 import itertools
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
+from importlib import util
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # read by OpenCV when the first video is opened
 import cv2
 
-from device.program import InputError, MissingError
+from device.program import InputError, MissingError, OmokageError
 from device.quiet import quiet
 
 PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 SLIDES = 1.0  # pictures count as frames of a video with so many of them a second
 UNKNOWN_FPS = 25.0  # taken for a video that does not tell
 TIMEOUT = 10_000  # milliseconds after which a stream that sends nothing has ended
+LARGEST = 4096  # pixels: the long side to which a larger picture is shrunk
+AHEAD = 4  # frames of a file that lie ready
+BACKOFF = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # seconds before a lost camera is opened again, the last one for good
+STEADY = 10.0  # seconds for which a camera must work before the back-off starts anew
+TICK = 0.25  # seconds between two calls of `waiting`
+BROKEN = 5  # pictures in a row that cannot be read are the end ...
+SILENCE = 1.0  # ... and so is one for which it took so many seconds to say so
+STUCK = 60.0  # seconds without a sign of life after which the reading thread hangs in a driver
+PI_SIZE = 640, 480  # of the Raspberry Pi's camera, as V4L2 cameras have it
 
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
@@ -37,6 +54,17 @@ class Frame:
     source: str
 
 
+@dataclass(frozen=True)
+class Notice:
+    """Something that happened to a camera: `code` "camera-lost" or "camera-back", and a line about it."""
+
+    code: str
+    message: str
+
+
+Notify = Callable[[str, str], None]  # takes the code and the message of a Notice
+
+
 class Source:
     """Frames in their order. Iterate over it once; close it, or use it as a context manager.
 
@@ -48,7 +76,7 @@ class Source:
     def __init__(
         self,
         name: str,
-        images: Iterator[tuple[str, np.ndarray]],
+        images: Iterable[tuple[str, np.ndarray]],
         live: bool = False,
         fps: float | None = None,
         stills: bool = False,
@@ -81,40 +109,58 @@ class Source:
         self.close()
 
 
-def open_camera(number: int) -> Source:
-    """The camera `number`, as the system counts them from 0. Raises MissingError where it is not there or gives nothing."""
+class Capture(Protocol):
+    """What of cv2.VideoCapture is used."""
+
+    def read(self) -> tuple[bool, np.ndarray | None]: ...
+
+    def get(self, what: int) -> float: ...
+
+    def release(self) -> None: ...
+
+
+def open_camera(number: int, notify: Notify | None = None, waiting: Callable[[], None] = lambda: None) -> Source:
+    """The camera `number`, as the system counts them from 0: V4L2, or the Raspberry Pi's own where picamera2 is installed.
+
+    `notify` and `waiting` as in `open_source`. Raises MissingError where the camera is not there or gives nothing.
+    """
     if number < 0:
         raise InputError(f"there is no camera {number}", "cameras are counted from 0")
-    capture = _capture(number)
     present = ", ".join(sorted(path.name.removeprefix("video") for path in Path("/dev").glob("video*"))) or "none"
     missing = MissingError(f"camera {number} gives no picture", f"check its plug and number (cameras here: {present})")
-    return _video(capture, f"camera {number}", live=True, missing=missing)
+    openers: list[Callable[[], Capture]] = [lambda: _capture(number)]
+    if util.find_spec("picamera2"):
+        openers.append(lambda: PiCapture(number))
+    return _video(openers, f"camera {number}", missing, True, notify, waiting)
 
 
-def open_source(spec: str) -> Source:
+def open_source(spec: str, notify: Notify | None = None, waiting: Callable[[], None] = lambda: None) -> Source:
     """The frames of a video, a picture or a folder of pictures (by name), or of an rtsp or http URL.
 
-    Raises InputError (no such file, not readable, an empty folder) or MissingError (a URL that does not answer).
+    With `notify` a stream that breaks off is opened again and again, and that is told, once, by notify(code, message);
+    without it the stream has ended. `waiting` is called a few times a second while no frame comes. Both are called by
+    whoever iterates. Raises InputError (no such file, not readable, an empty folder) or MissingError (a URL that does not
+    answer).
     """
     if "://" in spec:
         name = re.sub(r"//[^/@]*@", "//", spec)  # without the password
         timeouts = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, TIMEOUT, cv2.CAP_PROP_READ_TIMEOUT_MSEC, TIMEOUT]
-        capture = _capture(spec, cv2.CAP_FFMPEG, timeouts)
-        return _video(capture, name, live=True, missing=MissingError(f"{name} gives no picture", "check the address and the network"))
+        missing = MissingError(f"{name} gives no picture", "check the address and the network")
+        return _video([lambda: _capture(spec, cv2.CAP_FFMPEG, timeouts)], name, missing, True, notify, waiting)
     if not spec:
         raise InputError("the source has no name", "name a file, a folder or a URL")
     path = Path(spec)
     if path.is_dir():
         return _slides(spec, pictures_in(path))
     if path.suffix.lower() in PICTURES:
-        return Source(spec, iter([(spec, read_picture(path))]), fps=SLIDES, stills=True)
+        return Source(spec, [(spec, read_picture(path))], fps=SLIDES, stills=True)
     _check_file(path)
     unreadable = InputError(f"{path} cannot be read as a video or a picture", "convert it to MP4 or JPEG")
-    return _video(_capture(str(path)), spec, live=False, missing=unreadable)
+    return _video([lambda: _capture(str(path))], spec, unreadable, live=False)
 
 
 def read_picture(path: Path) -> np.ndarray:
-    """A picture as BGR uint8 [H, W, 3], turned as its EXIF data says. Raises InputError."""
+    """A picture as BGR uint8 [H, W, 3], turned as its EXIF data says, shrunk to LARGEST. Raises InputError."""
     path = Path(path)
     _check_file(path)
     with quiet():
@@ -124,7 +170,13 @@ def read_picture(path: Path) -> np.ndarray:
             image = None
     if image is None:
         raise InputError(f"{path} cannot be read as a picture", "convert it to JPEG or PNG")
-    return image
+    height, width = image.shape[:2]
+    if max(height, width) <= LARGEST:
+        return image
+    scale = LARGEST / max(height, width)
+    shape = max(1, round(width * scale)), max(1, round(height * scale))
+    logging.getLogger("omokage").warning("%s has %d x %d pixels: shrunk to %d x %d", path, width, height, *shape)
+    return cv2.resize(image, shape, interpolation=cv2.INTER_AREA)
 
 
 def pictures_in(folder: Path) -> list[Path]:
@@ -152,29 +204,184 @@ def _slides(name: str, paths: list[Path]) -> Source:
     return Source(name, itertools.chain([first], readable), fps=SLIDES, stills=True)
 
 
+class PiCapture:
+    """The Raspberry Pi's own camera through picamera2, which only Raspberry Pi OS has (apt install python3-picamera2)."""
+
+    def __init__(self, number: int):
+        from picamera2 import Picamera2
+
+        self._camera = Picamera2(number)
+        # picamera2 names formats by the byte order of a little-endian word: RGB888 is BGR in memory, OpenCV's order.
+        self._camera.configure(self._camera.create_video_configuration(main={"size": PI_SIZE, "format": "RGB888"}))
+        self._camera.start()
+
+    def read(self) -> tuple[bool, np.ndarray | None]:
+        return True, self._camera.capture_array("main")
+
+    def get(self, what: int) -> float:
+        return 0.0
+
+    def release(self) -> None:
+        self._camera.stop()
+        self._camera.close()
+
+
 def _capture(*args: Any) -> cv2.VideoCapture:
     with quiet():
         return cv2.VideoCapture(*args)
 
 
-def _video(capture: cv2.VideoCapture, name: str, live: bool, missing: InputError | MissingError) -> Source:
-    """The frames of an opened `capture`; raises `missing` unless the first one can be read."""
-    frames = _frames(capture)
-    first = next(frames, None)
-    if first is None:
-        capture.release()
+def _video(
+    openers: Sequence[Callable[[], Capture]],
+    name: str,
+    missing: OmokageError,
+    live: bool,
+    notify: Notify | None = None,
+    waiting: Callable[[], None] = lambda: None,
+) -> Source:
+    """The frames of what the first of `openers` opens that gives a picture; raises `missing` where none does."""
+    opened = _open(openers)
+    if opened is None:
         raise missing
-    fps = capture.get(cv2.CAP_PROP_FPS)
+    capture, first = opened
+    fps, count = capture.get(cv2.CAP_PROP_FPS), capture.get(cv2.CAP_PROP_FRAME_COUNT)
+    live = live and not count > 0  # a video at a URL has an end, a stream has none
     known = 1 <= fps <= 1000  # 0 and 90000 mean that nobody knows; not a number fails as well
-    images = ((name, image) for image in itertools.chain([first], frames))
-    return Source(name, images, live, fps if known else None if live else UNKNOWN_FPS, close=capture.release)
+    grabber = Grabber(name, capture, first, (lambda: _open(openers)) if live and notify else None, newest=live)
+    images = ((name, image) for image in grabber.images(notify or (lambda code, message: None), waiting))
+    return Source(name, images, live, fps if known else None if live else UNKNOWN_FPS, close=grabber.close)
 
 
-def _frames(capture: cv2.VideoCapture) -> Iterator[np.ndarray]:
-    """What `capture` gives until it ends or fails."""
-    with contextlib.suppress(cv2.error):
-        while (image := capture.read()[1]) is not None:
+def _open(openers: Iterable[Callable[[], Capture]]) -> tuple[Capture, np.ndarray] | None:
+    """The first capture that gives a picture, and the picture."""
+    for opener in openers:
+        with contextlib.suppress(Exception):  # a camera's library may raise anything; what counts is the picture
+            capture = opener()
+            image = _read(capture)
+            if image is not None:
+                return capture, image
+            capture.release()
+    return None
+
+
+def _read(capture: Capture) -> np.ndarray | None:
+    """The next picture, or None: it has ended, or is broken."""
+    try:
+        return capture.read()[1]
+    except Exception:  # cv2.error, or whatever a camera's library raises
+        return None
+
+
+class Grabber:
+    """A thread that reads `capture` for the one who iterates over `images`.
+
+    With `newest` a picture that nobody took is dropped when the next one comes. `reopen` is called, with back-off, after
+    the capture has ended; without it that is the end.
+    """
+
+    def __init__(
+        self, name: str, capture: Capture, first: np.ndarray, reopen: Callable[[], tuple[Capture, np.ndarray] | None] | None, newest: bool
+    ):
+        self.name = name
+        self._capture, self._first, self._reopen, self._newest = capture, first, reopen, newest
+        self._ready: deque[np.ndarray | Notice] = deque()
+        self._changed = threading.Condition()
+        self._stop = threading.Event()
+        self._alive = time.monotonic()  # the thread's last sign of life
+        self._thread: threading.Thread | None = None
+
+    def images(self, notify: Notify, waiting: Callable[[], None]) -> Iterator[np.ndarray]:
+        """BGR uint8 [H, W, 3] as they come; tells notices on the way.
+
+        `waiting` is not called while the thread hangs: nothing in this process can help then, and the system's watchdog,
+        which is no longer fed, starts it anew (picamera2's capture_array may never return: its issues 794 and 962).
+        """
+        self._thread = threading.Thread(target=self._run, name=f"read {self.name}", daemon=True)
+        self._thread.start()
+        while (item := self._take(waiting)) is not None:
+            if isinstance(item, Notice):
+                notify(item.code, item.message)
+            else:
+                yield item
+
+    def close(self) -> None:
+        self._stop.set()
+        with self._changed:
+            self._changed.notify_all()
+        if self._thread is None:
+            self._capture.release()
+        else:
+            self._thread.join(2.0)  # one that hangs is left to itself
+
+    def _take(self, waiting: Callable[[], None]) -> np.ndarray | Notice | None:
+        """The next item; None at the end."""
+        with self._changed:
+            while not self._ready:
+                if self._stop.is_set():
+                    return None
+                if not self._changed.wait(TICK) and time.monotonic() - self._alive < STUCK:
+                    waiting()
+            item = self._ready.popleft()
+            self._changed.notify_all()
+            return item
+
+    def _run(self) -> None:
+        try:
+            for item in self._items():
+                self._put(item)
+        finally:
+            self._capture.release()
+            with self._changed:
+                self._stop.set()
+                self._changed.notify_all()
+
+    def _put(self, item: np.ndarray | Notice) -> None:
+        with self._changed:
+            if self._newest and self._ready and not isinstance(item, Notice) and not isinstance(self._ready[-1], Notice):
+                self._ready.pop()
+            while not self._newest and len(self._ready) >= AHEAD and not self._stop.is_set():
+                self._changed.wait()
+            self._ready.append(item)
+            self._changed.notify_all()
+
+    def _items(self) -> Iterator[np.ndarray | Notice]:
+        """Pictures, and notices when the camera is lost and when it is back."""
+        tries = 0  # to open it again, since it last worked for a while
+        while True:
+            opened = time.monotonic()
+            yield from self._pictures()
+            if self._reopen is None or self._stop.is_set():
+                return
+            lost = time.monotonic()
+            tries = 0 if lost - opened > STEADY else tries
+            yield Notice("camera-lost", f"{self.name} gives no picture any more; it is opened again until it does")
+            self._capture.release()
+            again = None
+            while again is None:
+                if self._stop.wait(BACKOFF[min(tries, len(BACKOFF) - 1)]):
+                    return
+                tries += 1
+                self._alive = time.monotonic()
+                again = self._reopen()
+            self._capture, self._first = again
+            yield Notice("camera-back", f"{self.name} is back after {time.monotonic() - lost:.0f} s")
+
+    def _pictures(self) -> Iterator[np.ndarray]:
+        """The pictures of `_capture` until it ends."""
+        image: np.ndarray | None = self._first
+        while image is not None and not self._stop.is_set():
+            self._alive = time.monotonic()
             yield image
+            image = self._next()
+
+    def _next(self) -> np.ndarray | None:
+        """The next picture; one that is broken is passed over, several in a row or a long silence are the end."""
+        start = time.monotonic()
+        for _ in range(BROKEN):
+            image = _read(self._capture)
+            if image is not None or time.monotonic() - start > SILENCE:
+                return image
+        return None
 
 
 def _check_file(path: Path) -> None:

@@ -1,25 +1,48 @@
 """Who a face is: the nearest templates of the gallery, a threshold, and a verdict that does not flicker."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
-HOLD = 5  # crops in a row for which another verdict must hold before it replaces the settled one
+AGREE = 3  # verdicts in a row that must agree before the first one is settled
+DISPUTE = 8  # verdicts after which a face whose crops never agree is settled as unknown
+HOLD = 5  # verdicts in a row for which another one must hold before it replaces the settled one
+MARGIN = 0.05  # cosine by which a face must outdo another one in the same frame to take its name
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is said about a face. `score` and `threshold` are cosines; `score` is None where the gallery is empty."""
+    """What is said about a face. `score` and `threshold` are cosines; `score` is None where there is nothing to compare.
 
-    decision: str  # "known" or "unknown"
+    `why` is a reason other than the score's being above or below the threshold.
+    """
+
+    decision: str  # "known", "unknown" or "review"
     name: str | None  # of the person if known
     score: float | None  # of the best person, named or not
     threshold: float
-    runner_up: tuple[str, float] | None = None  # if known the second-best person, if unknown the best guess
+    runner_up: tuple[str, float] | None = None  # if known the second-best person, else the best guess
+    why: str | None = None
 
     def agrees(self, other: "Verdict") -> bool:
         return (self.decision, self.name) == (other.decision, other.name)
+
+    def withheld(self, why: str) -> "Verdict":
+        """The same face without a name; the name that it would have got becomes the best guess."""
+        guess = (self.name, self.score) if self.name is not None and self.score is not None else self.runner_up
+        return Verdict("unknown", None, self.score, self.threshold, guess, why)
+
+
+class Decider(Protocol):
+    """Says who an embedding is. The recogniser asks nothing else of it, and takes another one at any time."""
+
+    threshold: float
+
+    def decide(self, probe: np.ndarray) -> Verdict:
+        """The verdict on an embedding: float32 unit [D]."""
+        ...
 
 
 class NearestNeighbours:
@@ -41,11 +64,10 @@ class NearestNeighbours:
         """The verdict on an embedding: float32 unit [D]."""
         scores = [(self._score(templates, probe), name) for name, templates in self._templates.items()]
         if not scores:
-            return Verdict("unknown", None, None, self.threshold)
-        ranking = sorted(scores, key=lambda entry: -entry[0])
-        best, *others = [(name, score) for score, name in ranking[:2]]
+            return Verdict("unknown", None, None, self.threshold, why="nobody is enrolled")
+        best, *others = [(name, score) for score, name in sorted(scores, key=lambda entry: -entry[0])]
         if best[1] >= self.threshold:
-            return Verdict("known", best[0], best[1], self.threshold, *others)
+            return Verdict("known", best[0], best[1], self.threshold, others[0] if others else None)
         return Verdict("unknown", None, best[1], self.threshold, best)
 
     def _score(self, templates: np.ndarray, probe: np.ndarray) -> float:
@@ -53,22 +75,65 @@ class NearestNeighbours:
 
 
 class Opinion:
-    """The settled verdict on one track. It follows the newest score at once, and another name or decision after HOLD."""
+    """The settled verdict on one track.
 
-    def __init__(self) -> None:
+    The first is settled after `agree` verdicts in a row that agree, or as unknown after DISPUTE of them. It follows the
+    newest score at once, and another name or decision after HOLD verdicts in a row.
+    """
+
+    def __init__(self, agree: int = AGREE) -> None:
         self.settled: Verdict | None = None
+        self.refused: str | None = None  # the name that another face of the frame has
+        self._agree = agree
         self._rival: Verdict | None = None
-        self._held = 0
+        self._held = self._heard = 0
 
-    def update(self, verdict: Verdict) -> str | None:
-        """Take in the newest verdict; returns "seen" for the first, "changed" where it changes the settled one."""
-        if self.settled is None or verdict.agrees(self.settled):
-            first = self.settled is None
-            self.settled, self._held = verdict, 0
-            return "seen" if first else None
-        self._held = self._held + 1 if self._held and self._rival is not None and verdict.agrees(self._rival) else 1
+    @property
+    def firm(self) -> bool:
+        """There is a verdict, and the newest one agreed with it."""
+        return self.settled is not None and not self._held
+
+    def update(self, verdict: Verdict) -> None:
+        """Take in the newest verdict."""
+        self._heard += 1
+        if self.settled is not None and verdict.agrees(self.settled):
+            self.settle(verdict)
+            return
+        self._held = self._held + 1 if self._rival is not None and verdict.agrees(self._rival) else 1
         self._rival = verdict
-        if self._held < HOLD:
-            return None
-        self.settled, self._held = verdict, 0
-        return "changed"
+        if self._held >= (self._agree if self.settled is None else HOLD):
+            self.settle(verdict)
+        elif self.settled is None and self._heard >= DISPUTE:
+            self.settle(verdict.withheld("its crops disagree"))
+
+    def conclude(self) -> None:
+        """There will be no more verdicts: where none is settled, the newest is, though it names nobody."""
+        if self.settled is None and self._rival is not None:
+            self.settle(self._rival.withheld("it was seen too briefly") if self._rival.name else self._rival)
+
+    def settle(self, verdict: Verdict) -> None:
+        """Let `verdict` hold from now on."""
+        self.settled, self.refused, self._rival, self._held = verdict, None, None, 0
+
+    def refuse(self, why: str) -> None:
+        """Take the settled name away."""
+        if self.settled is not None:
+            name = self.settled.name
+            self.settle(self.settled.withheld(why))
+            self.refused = name
+
+
+def one_name_each(opinions: Iterable[tuple[int, Opinion]], holders: dict[str, int]) -> None:
+    """Withhold a name from all but one of the faces of a frame: `opinions` by track id, `holders` who had which name before.
+
+    The highest score keeps it; who had it before, unless outdone by MARGIN.
+    """
+    claims: dict[str, list[tuple[float, int, Opinion]]] = {}
+    for track, opinion in opinions:
+        if opinion.settled and opinion.settled.name is not None:
+            bonus = MARGIN if holders.get(opinion.settled.name) == track else 0.0
+            claims.setdefault(opinion.settled.name, []).append(((opinion.settled.score or 0.0) + bonus, -track, opinion))
+    for name, claimants in claims.items():
+        (_, winner, _), *losers = sorted(claimants, key=lambda claim: claim[:2], reverse=True)
+        for _, _, opinion in losers:
+            opinion.refuse(f"{name} is #{-winner} in the same frame")

@@ -15,6 +15,7 @@ from device.track import Track
 # BGR, told apart by colour-blind people too (Okabe and Ito 2008); None: not decided yet.
 COLOURS = {"known": (115, 158, 0), "unknown": (0, 94, 213), "review": (66, 228, 240), None: (160, 160, 160)}
 FONT = cv2.FONT_HERSHEY_SIMPLEX
+LEAST = 16  # pixels: no side of a video is shorter
 CODECS = {".mp4": "mp4v", ".avi": "MJPG"}
 
 
@@ -90,7 +91,7 @@ def recording(path: Path, fps: float) -> Iterator[Callable[[np.ndarray], None]]:
         def write(image: np.ndarray) -> None:
             nonlocal size
             if not writer.isOpened():
-                size = image.shape[1] // 2 * 2, image.shape[0] // 2 * 2  # codecs halve the colour planes
+                size = max(LEAST, image.shape[1] // 2 * 2), max(LEAST, image.shape[0] // 2 * 2)  # codecs halve the colour planes
                 code = cv2.VideoWriter.fourcc(*CODECS[path.suffix.lower()])
                 if not writer.open(str(temporary), code, fps, size):
                     raise InputError(f"OpenCV cannot write {path.name} here", "choose another of the suffixes " + ", ".join(CODECS))

@@ -44,9 +44,22 @@ def _about(kind: str, track: Track, verdict: Verdict, frame: Frame) -> Event:
         "name": verdict.name,
         "score": None if verdict.score is None else round(verdict.score, 4),
         "threshold": round(verdict.threshold, 4),
+        "quality": round(track.evidence.quality, 4),
         "runner_up": runner_up,
         "box": [round(float(v), 1) for v in track.box],
     }
+
+
+def reason(track: Track, verdict: Verdict) -> str:
+    """One line for the log: why the face of `track` was named, or why not."""
+    best, evidence = verdict.runner_up, track.evidence
+    seen = f"{_count(evidence.crops, 'crop')} of quality {evidence.quality:.2f}"
+    if verdict.name is not None:
+        why = f"{verdict.score:.2f} reaches the threshold {verdict.threshold:.2f}" + (f", next {best[0]} {best[1]:.2f}" if best else "")
+        return f"#{track.id} is named {verdict.name}: {why} ({seen})"
+    why = verdict.why or f"the best guess is below the threshold {verdict.threshold:.2f}"
+    guess = f", at best {best[0]} {best[1]:.2f}" if best else ""
+    return f"#{track.id} is not named: {why}{guess} ({seen})"
 
 
 def line(event: Event) -> str:
@@ -66,10 +79,19 @@ def line(event: Event) -> str:
 def summary_line(summary: dict[str, Any]) -> str:
     """The summary (tests/contracts/summary.schema.json) as a readable line."""
     speed = ", ".join(f"{stage} {ms:.1f}" for stage, ms in summary["ms"].items())
+    detector = summary["detector"]
+    found = f"{_count(summary['faces'], 'face')} in {_count(summary['looks'], 'look')}, {_count(summary['crops'], 'crop')} embedded"
+    looks = f"{detector['name']} at {detector['size']}, looking in {_every(summary['interval'])} frame at rest"
     return (
-        f"{_count(summary['frames'], 'frame')} at {summary['fps']:.1f} a second, {_count(summary['faces'], 'face')} in them "
-        f"({summary['backend']}; milliseconds a frame: {speed})"
+        f"{_count(summary['frames'], 'frame')} at {summary['fps']:.1f} a second, {found} "
+        f"({looks}, {summary['backend']}; milliseconds a frame: {speed})"
     )
+
+
+def _every(number: int) -> str:
+    """Which of several, as in "every 3rd"."""
+    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return "every" if number == 1 else f"every {number}{ending}"
 
 
 def _count(number: int, noun: str) -> str:

@@ -7,8 +7,10 @@ events = recogniser.finish()
 """
 
 import contextlib
+import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -16,49 +18,84 @@ import numpy as np
 from device import events
 from device.align import SIZE, align
 from device.camera import Frame
-from device.decide import NearestNeighbours, Opinion, Verdict
+from device.decide import Decider, Verdict, one_name_each
 from device.detect import Detection, Detector
 from device.embed import Encoder
 from device.events import Event
-from device.quality import quality
-from device.track import CONFIRM, Track, Tracker
+from device.quality import USEFUL, Quality, assess
+from device.track import CONFIRM, LIKE, Cuts, Track, Tracker
 
 STAGES = ("detect", "align", "embed", "decide")
+INTERVAL = 3  # a face that shows for five frames is found in its third, fourth and fifth at the latest: enough to be confirmed
+LONGEST = timedelta(seconds=0.2)  # between two looks, however slow the source is
+RECHECK = timedelta(seconds=1)  # between two crops of a settled track
+FAIR = 0.5  # share of its mean quality that the next crop of a settled track should have
+NO_CROPS = np.zeros((0, SIZE, SIZE, 3), np.uint8)
 Sighting = tuple[Track, Verdict | None]
 
 
 class Recogniser:
-    """Turns frames into events. The verdict on a track rests on the quality-weighted mean of all its embeddings so far.
+    """Turns frames into events.
 
-    With `stills` every frame is a scene of its own (unrelated pictures): each face is seen and gone at once.
-    `seconds` counts the time of each stage, `frames` and `faces` (detections) what went through.
+    Faces are looked for in every `interval`-th frame while all is settled, and in every frame while something is new, missed or
+    in doubt. A track is embedded in every look until its verdict is settled and then every RECHECK; the verdict rests on the
+    quality-weighted mean of its embeddings. `like` is the cosine from which two crops may show one person. With `stills` every
+    frame is a scene of its own (unrelated pictures): each face is seen and gone at once.
+
+    `decider` may be replaced between two frames: everybody is judged anew. `seconds` counts the time of each stage; `frames`,
+    `looks`, `faces` (detections) and `crops` (embedded) what went through.
     """
 
-    def __init__(self, detector: Detector, encoder: Encoder, decider: NearestNeighbours, stills: bool = False):
-        self.detector, self.encoder, self.decider, self.stills = detector, encoder, decider, stills
-        self.frames = self.faces = 0
+    def __init__(
+        self,
+        detector: Detector,
+        encoder: Encoder,
+        decider: Decider,
+        stills: bool = False,
+        interval: int = INTERVAL,
+        like: float = LIKE,
+        recheck: timedelta = RECHECK,
+    ):
+        self.detector, self.encoder, self.stills = detector, encoder, stills
+        self.interval, self.recheck = 1 if stills else interval, recheck
+        self.decider = decider
+        self.frames = self.looks = self.faces = self.crops = 0
         self.seconds = dict.fromkeys(STAGES, 0.0)
-        self._tracker = Tracker(confirm=1 if stills else CONFIRM)
-        self._opinions: dict[int, Opinion] = {}  # by track id
-        self._events: list[Event] = []  # not handed out yet
+        self._tracker = Tracker(1 if stills else CONFIRM, like)
+        self._cuts = Cuts()
+        self._looked: Frame | None = None  # the frame of the last look ...
+        self._sightings: list[Sighting] = []  # ... and what was found in it
         self._last: Frame | None = None
+        self._events: list[Event] = []  # not handed out yet
+
+    @property
+    def decider(self) -> Decider:
+        return self._decider
+
+    @decider.setter
+    def decider(self, decider: Decider) -> None:
+        self._decider, self._decider_is_new = decider, True
 
     def process(self, frame: Frame) -> tuple[list[Event], list[Sighting]]:
-        """The events of one frame, and the tracks found in it with their settled verdicts (None: not yet)."""
+        """The events of one frame, and the tracks in it with their settled verdicts (None: not yet).
+
+        Raises ValueError for an image that is none; the next frame may be processed as if it had not been there.
+        """
+        image = frame.image
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            raise ValueError(f"a frame is uint8 [H, W, 3], not {image.dtype} {list(image.shape)}")
         self._last = frame
-        with self._timed("detect"):
-            detections = self.detector.detect(frame.image)
-        with self._timed("align"):
-            crops, weights = self._crops(frame.image, detections)
-        with self._timed("embed"):
-            embeddings = self.encoder.embed(crops)
         with self._timed("decide"):
-            sightings = self._decide(detections, embeddings, weights, frame)
+            self.embed(NO_CROPS)  # an encoder that watches over a worker wants to hear of every frame
+            cut = not self.stills and self._cuts(image)
+            if cut:
+                self._end(self._tracker.flush())
+            if cut or self._is_look(frame):
+                self._look(frame)
             if self.stills:
                 self._end(self._tracker.flush())
         self.frames += 1
-        self.faces += len(detections)
-        return self._handed_out(), sightings
+        return self._handed_out(), self._sightings
 
     def finish(self) -> list[Event]:
         """The source has ended: the events that close all tracks."""
@@ -72,34 +109,97 @@ class Recogniser:
             "fps": round(self.frames / elapsed, 2) if elapsed else 0.0,
             "ms": {stage: round(1000 * seconds / max(self.frames, 1), 2) for stage, seconds in self.seconds.items()},
             "faces": self.faces,
+            "looks": self.looks,
+            "interval": self.interval,
+            "crops": self.crops,
+            "detector": {"name": self.detector.name, "size": getattr(self.detector, "size", None)},
             "backend": self.encoder.backend,
             "encoder": encoder,
         }
 
-    def _crops(self, image: np.ndarray, detections: list[Detection]) -> tuple[np.ndarray, list[float]]:
-        crops = np.zeros((len(detections), SIZE, SIZE, 3), np.uint8)
-        for crop, detection in zip(crops, detections, strict=True):
-            crop[:] = align(image, detection.landmarks)
-        # A face of quality 0 still counts where there is no better one.
-        return crops, [max(quality(detection, crop), 0.01) for detection, crop in zip(detections, crops, strict=True)]
+    def align(self, image: np.ndarray, detection: Detection) -> tuple[np.ndarray, Quality]:
+        """The crop of a face, RGB uint8 [112, 112, 3], and its quality."""
+        with self._timed("align"):
+            crop = align(image, detection.landmarks)
+            return crop, assess(detection, crop)
 
-    def _decide(self, detections: list[Detection], embeddings: np.ndarray, weights: list[float], frame: Frame) -> list[Sighting]:
-        tracks, ended = self._tracker.update(detections, frame)
-        for track, embedding, weight in zip(tracks, embeddings, weights, strict=True):
-            track.evidence.add(embedding, weight)
-            if track.id:
-                opinion = self._opinions.setdefault(track.id, Opinion())
-                news = opinion.update(self.decider.decide(track.evidence.embedding))
-                if news and opinion.settled:
-                    self._events.append(events.judged(news, track, opinion.settled, frame))
+    def embed(self, crops: np.ndarray) -> np.ndarray:
+        """The embeddings of RGB crops uint8 [N, 112, 112, 3]: float32 unit rows [N, D]."""
+        self.crops += len(crops)
+        with self._timed("embed"):
+            return self.encoder.embed(crops)
+
+    def _is_look(self, frame: Frame) -> bool:
+        """Whether faces are to be looked for in `frame`."""
+        last = self._looked
+        if last is None or self._decider_is_new or not self._tracker.calm or not all(track.opinion.firm for track, _ in self._sightings):
+            return True
+        return frame.index - last.index >= self.interval or abs(frame.time - last.time) >= LONGEST
+
+    def _look(self, frame: Frame) -> None:
+        with self._timed("detect"):
+            detections = self.detector.detect(frame.image)
+        faces = _Faces(self, frame.image, detections)
+        tracks, ended = self._tracker.update(detections, frame, None if self.stills else faces.embed)
+        faces.embed([j for j, track in enumerate(tracks) if self._wants_crop(track, faces, j, frame)])
+        holders = {verdict.name: track.id for track, verdict in self._sightings if verdict and verdict.name}
+        for j, track in enumerate(tracks):
+            self._learn(track, faces, j, frame)
+            free = track.opinion.refused is not None and track.opinion.refused not in holders  # the name that it did not get
+            self._judge(track, anew=j in faces.embeddings or self._decider_is_new or free)
+        confirmed = [track for track in tracks if track.id]
+        one_name_each([(track.id, track.opinion) for track in confirmed], holders)
+        for track in confirmed:
+            self._tell(track, frame)
         self._end(ended)
-        return [(track, self._opinions[track.id].settled if track.id else None) for track in tracks]
+        self._looked, self._sightings = frame, [(track, track.opinion.settled if track.id else None) for track in tracks]
+        self._decider_is_new = False
+        self.looks += 1
+        self.faces += len(detections)
+
+    def _wants_crop(self, track: Track, faces: "_Faces", j: int, frame: Frame) -> bool:
+        """Whether the crop of face `j` is worth the time: always until the verdict is settled, then now and then a fair one."""
+        if not track.opinion.firm or track.checked is None:
+            return True
+        since = abs(frame.time - track.checked)
+        fair = since >= self.recheck and faces.quality(j).value >= FAIR * track.evidence.quality
+        return fair or since >= 2 * self.recheck
+
+    def _learn(self, track: Track, faces: "_Faces", j: int, frame: Frame) -> None:
+        """Add what is known of face `j` of this frame to the evidence of its track."""
+        evidence, embedding = track.evidence, faces.embeddings.get(j)
+        if embedding is not None:
+            odd = evidence.crops > 0 and float(embedding @ evidence.embedding) < self._tracker.like
+            evidence.add(embedding, faces.quality(j))
+            track.checked = None if odd else frame.time  # what does not fit in is looked at again
+        elif j in faces.poor:
+            evidence.see(faces.quality(j))
+
+    def _judge(self, track: Track, anew: bool) -> None:
+        """Give the track's opinion another verdict, where there is something new to go by or nothing to go by at all."""
+        evidence = track.evidence
+        if evidence.crops and anew:
+            track.opinion.update(self._decider.decide(evidence.embedding))
+        elif evidence.best and not evidence.crops:
+            why = f"its pictures are {evidence.best.fault}"
+            track.opinion.update(Verdict("unknown", None, None, self._decider.threshold, why=why))
+
+    def _tell(self, track: Track, frame: Frame) -> None:
+        """An event where the settled verdict is another than the one that was told, and a line in the log that says why."""
+        verdict = track.opinion.settled
+        if verdict is None:
+            return
+        if track.told is None or not verdict.agrees(track.told):
+            self._events.append(events.judged("changed" if track.told else "seen", track, verdict, frame))
+            logging.getLogger("omokage").info(events.reason(track, verdict))
+        track.told = verdict
 
     def _end(self, tracks: list[Track]) -> None:
         for track in tracks:
-            opinion = self._opinions.pop(track.id, None)
-            if opinion and opinion.settled and self._last:
-                self._events.append(events.gone(track, opinion.settled, self._last))
+            track.opinion.conclude()
+            if self._last and track.opinion.settled:
+                self._tell(track, self._last)
+                self._events.append(events.gone(track, track.opinion.settled, self._last))
 
     def _handed_out(self) -> list[Event]:
         handed, self._events = self._events, []
@@ -107,6 +207,38 @@ class Recogniser:
 
     @contextlib.contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[stage] += time.perf_counter() - start
+        """Count the time of the block for `stage`, without that of the stages within it."""
+        start, within = time.perf_counter(), sum(self.seconds.values())
+        try:
+            yield
+        finally:
+            self.seconds[stage] += time.perf_counter() - start - (sum(self.seconds.values()) - within)
+
+
+class _Faces:
+    """The faces of one frame: each is aligned and embedded when it is first asked for, and never twice."""
+
+    def __init__(self, recogniser: Recogniser, image: np.ndarray, detections: Sequence[Detection]):
+        self._recogniser, self._image, self._detections = recogniser, image, detections
+        self._aligned: dict[int, tuple[np.ndarray, Quality]] = {}  # by number of the detection, as all here
+        self.embeddings: dict[int, np.ndarray] = {}  # float32 unit [D]
+        self.poor: set[int] = set()  # those whose crop is not USEFUL
+
+    def quality(self, j: int) -> Quality:
+        return self._crop(j)[1]
+
+    def embed(self, numbers: Sequence[int]) -> np.ndarray:
+        """Embeddings of these faces: float32 unit rows [N, D], not a number where the crop is useless."""
+        new = [j for j in numbers if j not in self.embeddings and j not in self.poor]
+        self.poor.update(j for j in new if self.quality(j).value < USEFUL)
+        useful = [j for j in new if j not in self.poor]
+        if useful:
+            rows = self._recogniser.embed(np.stack([self._crop(j)[0] for j in useful]))
+            self.embeddings.update(zip(useful, rows, strict=True))
+        nothing = np.full(self._recogniser.encoder.dimension, np.nan, np.float32)
+        return np.stack([self.embeddings.get(j, nothing) for j in numbers]) if len(numbers) else nothing[None][:0]
+
+    def _crop(self, j: int) -> tuple[np.ndarray, Quality]:
+        if j not in self._aligned:
+            self._aligned[j] = self._recogniser.align(self._image, self._detections[j])
+        return self._aligned[j]

@@ -4,21 +4,22 @@
   python device/recognize.py --source door.mp4 --json
   python device/recognize.py --source photos/ --save annotated.mp4
 
-One line an event on stdout: seen (a face was recognised, or found unknown), changed (on second thoughts), gone (it left).
-A face that is found in one or two frames of a video only is taken for a false detection and not told. In a photo, and in
-each photo of a folder, every face is told. A summary follows on stderr. Ctrl-C ends cleanly.
+One line an event on stdout: seen (a face was recognised, or found unknown), changed (on second thoughts), gone (it left). The
+log on stderr says why a face was or was not named. A face that is found in one or two frames of a video only is taken for a
+false detection and not told. In a photo, and in each photo of a folder, every face is told. A camera that is lost is opened
+again until it is back. A summary follows on stderr. Ctrl-C ends cleanly.
 """
 
 import argparse
 import contextlib
 import json
-import os
+import logging
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from datetime import datetime
 from pathlib import Path
-from typing import TextIO
+from typing import Any
 
 import cv2
 import numpy as np
@@ -30,15 +31,17 @@ from device.decide import NearestNeighbours
 from device.embed import BACKENDS, open_encoder
 from device.events import Event
 from device.gallery import Gallery, default_path
-from device.pipeline import Recogniser
-from device.program import INTERRUPTED, MissingError, Parser, run
+from device.outputs import TOLD, Film, Snapshots, Window
+from device.pipeline import INTERVAL, Recogniser, Sighting
+from device.program import HOLDS_NOT, INTERRUPTED, Parser, run
+from device.watchdog import Watchdog
 
 THREADS = 2  # more gain little on frames this small, and a Raspberry Pi has other things to do
-LIVE_FPS = 15.0  # of the video that --save writes where the camera does not tell its own
-WINDOW = "Omokage"
-QUIT = {ord("q"), 27}  # 27: Esc
-NO_KEY = 0xFF
 EMPTY = "nobody is enrolled yet, so everyone is unknown: python device/enroll.py add NAME PHOTO"
+
+
+class Terminated(KeyboardInterrupt):
+    """The system asks for the end (SIGTERM), which is no interruption."""
 
 
 def build_parser() -> Parser:
@@ -50,31 +53,108 @@ def build_parser() -> Parser:
     parser.add_argument("--encoder", metavar="BUNDLE", help="a bundle of models/ or its folder (default: the newest shipped one)")
     parser.add_argument("--backend", choices=BACKENDS, default="auto", help="where the encoder runs (default: %(default)s)")
     detect.add_arguments(parser)
+    parser.add_argument(
+        "--interval", type=_positive, default=INTERVAL, metavar="N", help="look for faces in every Nth frame at rest (default: %(default)s)"
+    )
     parser.add_argument("--json", action="store_true", help="events as JSON lines; the last line on stderr is the summary as JSON")
     parser.add_argument("--show", action="store_true", help="show a window; q or Esc ends, any other key turns to the next photo")
     parser.add_argument("--save", type=Path, metavar="VIDEO", help=f"write the annotated video ({', '.join(draw.CODECS)})")
+    parser.add_argument("--snapshots", type=Path, metavar="DIR", help="keep a picture of every seen and changed (default: none)")
     return parser
 
 
+def _positive(word: str) -> int:
+    number = int(word)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is less than 1")
+    return number
+
+
+class Voice:
+    """Says what happens: events on stdout, and of notices a line in the log too."""
+
+    def __init__(self, as_json: bool):
+        self._json = as_json
+
+    def tell(self, event: Event) -> None:
+        print(json.dumps(event, ensure_ascii=False) if self._json else events.line(event), flush=True)
+
+    def notice(self, code: str, message: str, level: str = "warning") -> None:
+        event = events.notice(code, level, message)
+        logging.getLogger("omokage").log(getattr(logging, level.upper()), events.line(event))
+        if self._json:
+            self.tell(event)
+
+
+class Outputs:
+    """Window, video and snapshots, as far as they are wanted. One that fails is told and given up; the recogniser goes on."""
+
+    def __init__(self, args: argparse.Namespace, voice: Voice):
+        self.failed = False
+        self._voice = voice
+        self._window = Window() if args.show else None
+        self._snapshots = Snapshots(args.snapshots) if args.snapshots else None
+        self._film: Film | None = None
+
+    @contextlib.contextmanager
+    def filming(self, path: Path | None, source: Source) -> Iterator[None]:
+        """Write the video within the block."""
+        self._stills = source.stills
+        with contextlib.ExitStack() as stack:
+            if path is not None:
+                self._film = stack.enter_context(Film(path, source))
+            yield
+            if self._film:
+                self._attempt("video", self._film.close)
+
+    def take(self, frame: Frame, sightings: list[Sighting], news: list[Event]) -> bool:
+        """Show and keep what there is to see in a frame. Returns whether to go on."""
+        told = [event for event in news if event["event"] in TOLD] if self._snapshots else []
+        if not (self._film or self._window or told):
+            return True
+        picture = draw.annotate(frame.image, sightings)
+        if self._film and not self._attempt("video", self._film.take, frame, picture):
+            self._attempt("video", self._film.close)
+            self._film = None
+        if self._snapshots and told and not self._attempt("snapshots", self._snapshots.take, told, picture):
+            self._snapshots = None
+        return self._window is None or self._window.show(picture, wait=self._stills)
+
+    def _attempt(self, what: str, work: Callable[..., None], *args: Any) -> bool:
+        try:
+            work(*args)
+            return True
+        except (OSError, cv2.error) as error:
+            self._voice.notice(f"{what}-failed", f"the {what} cannot be written any more ({error}): free some space", "error")
+            self.failed = True
+            return False
+
+
 def recognize(args: argparse.Namespace) -> int:
-    if args.show:
-        _require_window()
+    voice, heart = Voice(args.json), Watchdog()
+    outputs = Outputs(args, voice)
     cv2.setNumThreads(THREADS)
     used = bundle.find(args.encoder)
     embeddings, names = _templates(args.gallery or default_path(), used)
     decider = NearestNeighbours(embeddings, names, used.threshold())
-    encoder = open_encoder(used, args.backend)
-    detector = detect.open_detector(args.detector, args.detector_model)
-    with open_camera(args.camera) if args.source is None else open_source(args.source) as source:
-        recogniser = Recogniser(detector, encoder, decider, stills=source.stills)
-        with _record(args.save, source) as record:
-            if not names:
-                notice = events.notice("gallery-empty", "warning", EMPTY)
-                _tell(notice, args, sys.stdout if args.json else sys.stderr)
-            interrupted, elapsed = _watch(source, recogniser, record, args)
-    summary = recogniser.summary(used.encoder, elapsed)
+    with contextlib.closing(open_encoder(used, args.backend, voice.notice)) as encoder:
+        detector = detect.open_detector(args.detector, args.detector_model)
+        with _open(args, voice, heart) as source:
+            recogniser = Recogniser(detector, encoder, decider, source.stills, args.interval, used.threshold())
+            with outputs.filming(args.save, source):
+                if not names:
+                    voice.notice("gallery-empty", EMPTY)
+                heart.ready()
+                interrupted, elapsed = _watch(source, recogniser, outputs, voice, heart)
+        summary = recogniser.summary(used.encoder, elapsed)
     print(json.dumps(summary) if args.json else events.summary_line(summary), file=sys.stderr)
-    return INTERRUPTED if interrupted else 0
+    return INTERRUPTED if interrupted else HOLDS_NOT if outputs.failed else 0
+
+
+def _open(args: argparse.Namespace, voice: Voice, heart: Watchdog) -> Source:
+    if args.source is None:
+        return open_camera(args.camera, voice.notice, heart.beat)
+    return open_source(args.source, voice.notice, heart.beat)
 
 
 def _templates(path: Path, used: Bundle) -> tuple[np.ndarray, list[str]]:
@@ -85,81 +165,67 @@ def _templates(path: Path, used: Bundle) -> tuple[np.ndarray, list[str]]:
         return gallery.templates(used)
 
 
-def _tell(event: Event, args: argparse.Namespace, file: TextIO) -> None:
-    print(json.dumps(event, ensure_ascii=False) if args.json else events.line(event), file=file, flush=True)
-
-
-def _watch(
-    source: Source, recogniser: Recogniser, record: Callable[[Frame, np.ndarray], None] | None, args: argparse.Namespace
-) -> tuple[bool, float]:
+def _watch(source: Source, recogniser: Recogniser, outputs: Outputs, voice: Voice, heart: Watchdog) -> tuple[bool, float]:
     """Recognise frame by frame until the source, the user in the window or Ctrl-C ends it; was it Ctrl-C, and seconds taken."""
-    start, interrupted = time.perf_counter(), False
+    start, interrupted, broken = time.perf_counter(), False, False
     try:
         for frame in source:
-            news, sightings = recogniser.process(frame)
+            heart.beat()
+            try:
+                news, sightings = recogniser.process(frame)
+            except (ValueError, cv2.error) as error:  # no picture, or one that OpenCV cannot work with
+                if not broken:
+                    reason = " ".join(str(error).split())
+                    voice.notice("frame-broken", f"frame {frame.index} of {frame.source} cannot be used ({reason}), it is passed over")
+                broken = True
+                continue
+            broken = False
             for event in news:
-                _tell(event, args, sys.stdout)
-            picture = draw.annotate(frame.image, sightings) if record or args.show else frame.image
-            if record:
-                record(frame, picture)
-            if args.show and not _show(picture, source):
+                voice.tell(event)
+            if not outputs.take(frame, sightings, news):
                 break
-    except KeyboardInterrupt:
-        interrupted = True
+    except KeyboardInterrupt as interrupt:
+        interrupted = not isinstance(interrupt, Terminated)
     elapsed = time.perf_counter() - start
+    heart.stopping()
     for event in recogniser.finish():
-        _tell(event, args, sys.stdout)
+        voice.tell(event)
     return interrupted, elapsed
 
 
 @contextlib.contextmanager
-def _record(path: Path | None, source: Source) -> Iterator[Callable[[Frame, np.ndarray], None] | None]:
-    """A function that adds the annotated picture of a frame to the video `path`.
-
-    A live source has no steady rate: a frame is written as often as its time asks, so that the video runs at true speed. Gaps
-    of more than a second are left out: the clock may have been set.
-    """
-    if path is None:
-        yield None
-        return
-    fps = source.fps or LIVE_FPS
-    last: datetime | None = None
-    owed = 0.0  # copies of the next frame
-    with draw.recording(path, fps) as write:
-
-        def record(frame: Frame, picture: np.ndarray) -> None:
-            nonlocal last, owed
-            gap = (frame.time - last).total_seconds() if last and source.live else 1 / fps
-            owed += fps * min(max(gap, 0.0), 1.0)
-            last, copies = frame.time, round(owed)
-            for _ in range(copies):
-                write(picture)
-            owed -= copies
-
-        yield record
+def _logging() -> Iterator[None]:
+    """The log goes to stderr, one plain line after the other."""
+    logger, handler = logging.getLogger("omokage"), logging.StreamHandler()
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
 
 
-def _require_window() -> None:
-    if not cv2.currentUIFramework():
-        raise MissingError("this OpenCV cannot open windows", "pip install opencv-python in place of opencv-python-headless")
-    if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-        raise MissingError("there is no screen to show a window on", "use --save VIDEO, or set $DISPLAY")
+@contextlib.contextmanager
+def _ending_on_sigterm() -> Iterator[None]:
+    def end(*_: object) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
-def _show(picture: np.ndarray, source: Source) -> bool:
-    """Show a picture in the window, a photo until a key is pressed. Returns whether to go on."""
-    stills = source.stills
-    cv2.imshow(WINDOW, picture)
-    while True:
-        key = cv2.waitKey(50 if stills else 1) & 0xFF
-        if key in QUIT or cv2.getWindowProperty(WINDOW, cv2.WND_PROP_VISIBLE) < 1:
-            return False
-        if key != NO_KEY or not stills:
-            return True
+def _main(args: argparse.Namespace) -> int:
+    with _logging(), _ending_on_sigterm():
+        return recognize(args)
 
 
 def main(argv: list[str] | None = None) -> int:
-    return run(recognize, build_parser(), argv)
+    return run(_main, build_parser(), argv)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,9 @@ class PixelEncoder:
         rows -= rows.mean(1, keepdims=True)
         return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
+    def close(self) -> None:
+        pass
+
 
 @pytest.fixture
 def pixels(tmp_path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
@@ -43,7 +46,7 @@ def pixels(tmp_path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
     used = Bundle(tmp_path, facts)
     monkeypatch.setattr(bundle, "find", lambda name: used)
     for program in (enroll, recognize):
-        monkeypatch.setattr(program, "open_encoder", lambda used, backend: PixelEncoder())
+        monkeypatch.setattr(program, "open_encoder", lambda used, backend, notify=None: PixelEncoder())
     return used
 
 

@@ -1,11 +1,23 @@
+import contextlib
+import http.server
+import importlib.util
+import itertools
+import os
 import shutil
+import sys
+import threading
+import time
+import types
 from datetime import timedelta, timezone
+from pathlib import Path
+from typing import ClassVar
 
 import cv2
 import numpy as np
 import pytest
 
-from device.camera import open_camera, open_source, pictures_in, read_picture
+from device import camera
+from device.camera import LARGEST, open_camera, open_source, pictures_in, read_picture
 from device.program import InputError, MissingError
 
 
@@ -140,3 +152,331 @@ def test_a_stream_that_does_not_answer_is_told_without_its_password(capfd):
         open_source("rtsp://user:secret@127.0.0.1:9/stream")
     assert "127.0.0.1:9/stream" in str(error.value) and "secret" not in str(error.value)
     assert capfd.readouterr().err == ""
+
+
+def picture(value: int) -> np.ndarray:
+    return np.full((48, 64, 3), value, np.uint8)
+
+
+class ScriptedCamera:
+    """A camera that gives what it is told: pictures, None (a broken one), or what it raises. Then it has nothing more."""
+
+    def __init__(self, *script, pace: threading.Semaphore | None = None):
+        self.script, self.pace, self.released = iter(script), pace, False
+
+    def read(self):
+        if self.pace:
+            self.pace.acquire(timeout=5)
+        item = next(self.script, None)
+        if isinstance(item, Exception):
+            raise item
+        return item is not None, item
+
+    def get(self, what: int) -> float:
+        return 0.0
+
+    def release(self) -> None:
+        self.released = True
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    """scripted(camera, None, camera): what cv2.VideoCapture(0) opens the first time, the second time (None: nothing), ..."""
+
+    def script(*cameras: ScriptedCamera | None) -> None:
+        opened = iter(cameras)
+        monkeypatch.setattr(camera, "_capture", lambda *_: next(opened, None) or ScriptedCamera())
+
+    monkeypatch.setattr(camera, "BACKOFF", (0.01, 0.02))
+    return script
+
+
+def values(source, count: int) -> list[int]:
+    return [int(frame.image[0, 0, 0]) for frame in itertools.islice(source, count)]
+
+
+def test_a_slow_consumer_of_a_camera_sees_the_newest_picture(scripted):
+    pace = threading.Semaphore(1)  # for the first picture, which open_camera takes
+    scripted(ScriptedCamera(*(picture(i) for i in range(10)), pace=pace))
+    with open_camera(0) as source:
+        frames = iter(source)
+        assert next(frames).image[0, 0, 0] == 0
+        for _ in range(6):
+            pace.release()
+        while not pace.acquire(blocking=False):  # until all six are read
+            time.sleep(0.001)
+        pace.release()
+        time.sleep(0.05)
+        frame = next(frames)
+    assert (frame.image[0, 0, 0], frame.index) in ((6, 1), (5, 1))
+    assert source.live
+
+
+def test_a_slow_consumer_of_a_file_misses_nothing(video):
+    with open_source(str(video)) as source:
+        indices = []
+        for frame in source:
+            time.sleep(0.005)
+            indices.append(frame.index)
+    assert indices == list(range(12))
+
+
+def test_a_camera_that_is_lost_is_opened_again_and_that_is_told_once(scripted):
+    first, second = ScriptedCamera(picture(1)), ScriptedCamera(picture(2), picture(3), picture(3), picture(3))
+    scripted(first, None, None, None, second)
+    told = []
+    with open_camera(0, notify=lambda code, message: told.append((code, message))) as source:
+        assert values(source, 2)[0] == 1
+        assert first.released
+    assert [code for code, _ in told] == ["camera-lost", "camera-back"]
+    assert all("camera 0" in message for _, message in told)
+
+
+def test_without_a_listener_a_camera_that_is_lost_has_ended(scripted):
+    scripted(ScriptedCamera(picture(1)), ScriptedCamera(picture(2)))
+    with open_camera(0) as source:
+        assert values(source, 9) == [1]
+
+
+@pytest.mark.parametrize("broken", [None, cv2.error("a broken picture"), OSError("the cable")])
+def test_a_broken_picture_is_passed_over(scripted, broken):
+    scripted(ScriptedCamera(picture(1), broken, picture(2)))
+    with open_camera(0) as source:
+        assert values(source, 9)[-1] == 2
+
+
+def test_a_camera_that_comes_and_goes_is_opened_ever_more_slowly(scripted, monkeypatch):
+    waits = []
+
+    class Stop(threading.Event):
+        def wait(self, timeout=None):
+            waits.extend([timeout] * (timeout is not None))  # threads wait for their start, too
+            return super().wait(0)
+
+    monkeypatch.setattr(camera.threading, "Event", Stop)
+    monkeypatch.setattr(camera, "BACKOFF", (1.0, 2.0, 4.0))
+    scripted(*[ScriptedCamera(picture(1)) for _ in range(5)])
+    with open_camera(0, notify=lambda *_: None) as source:
+        values(source, 1)
+        while len(waits) < 5:
+            time.sleep(0.001)
+    assert waits[:5] == [1.0, 2.0, 4.0, 4.0, 4.0]
+
+
+def test_while_a_camera_is_away_the_consumer_gives_signs_of_life(scripted, monkeypatch):
+    monkeypatch.setattr(camera, "TICK", 0.01)
+    monkeypatch.setattr(camera, "BACKOFF", (0.2,))
+    scripted(ScriptedCamera(picture(1)), ScriptedCamera(picture(2)))
+    signs = []
+    with open_camera(0, notify=lambda *_: None, waiting=lambda: signs.append(1)) as source:
+        values(source, 2)
+    assert len(signs) > 3
+
+
+def test_a_thread_that_hangs_gives_none(scripted, monkeypatch):
+    """Nothing in the process can help then: the system's watchdog has to see it."""
+    monkeypatch.setattr(camera, "TICK", 0.01)
+    monkeypatch.setattr(camera, "STUCK", 0.0)
+    pace = threading.Semaphore(1)
+    scripted(ScriptedCamera(picture(1), picture(2), pace=pace))
+    signs = []
+    with open_camera(0, waiting=lambda: signs.append(1)) as source:
+        frames = iter(source)
+        next(frames)
+        threading.Timer(0.1, pace.release).start()
+        next(frames)
+        pace.release()
+    assert signs == []
+
+
+def test_closing_ends_the_wait_for_a_camera_and_frees_it(scripted, monkeypatch):
+    monkeypatch.setattr(camera, "BACKOFF", (600.0,))
+    lost = ScriptedCamera(picture(1))
+    scripted(lost)
+    source = open_camera(0, notify=lambda *_: None)
+    values(source, 1)
+    start = time.monotonic()
+    source.close()
+    assert time.monotonic() - start < 2
+    assert lost.released
+
+
+def test_a_camera_that_nobody_looks_at_is_freed_too(scripted):
+    unused = ScriptedCamera(picture(1))
+    scripted(unused)
+    open_camera(0).close()
+    assert unused.released
+
+
+def test_no_thread_and_no_open_file_stays_behind(video):
+    for _ in range(3):
+        with open_source(str(video)) as source:
+            values(source, 3)
+    assert f"read {video}" not in {thread.name for thread in threading.enumerate()}
+    if sys.platform == "linux":
+        assert str(video) not in {os.path.realpath(link) for link in Path("/proc/self/fd").iterdir()}
+
+
+@pytest.fixture
+def picamera2(monkeypatch):
+    """The package picamera2 with one camera, as far as it is used; None of it is imported before it is needed."""
+    pi = types.ModuleType("picamera2")
+
+    class Picamera2:
+        state: ClassVar[list[str]] = []
+
+        def __init__(self, number):
+            if number:
+                raise IndexError("list index out of range")  # what the package does
+            self.state[:] = ["open"]
+
+        def create_video_configuration(self, main):
+            assert main == {"size": (640, 480), "format": "RGB888"}
+            return main
+
+        def configure(self, configuration):
+            self.state.append("configured")
+
+        def start(self):
+            self.state.append("started")
+
+        def capture_array(self, name):
+            return picture(7)
+
+        def stop(self):
+            self.state.append("stopped")
+
+        def close(self):
+            self.state.append("closed")
+
+    pi.Picamera2 = Picamera2
+    monkeypatch.setitem(sys.modules, "picamera2", pi)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(camera.util, "find_spec", lambda name: object() if name == "picamera2" else find(name))
+    return pi
+
+
+def test_where_there_is_no_v4l2_camera_the_raspberry_pis_own_is_used(scripted, picamera2):
+    scripted()
+    with open_camera(0) as source:
+        assert values(source, 3) == [7, 7, 7]
+        assert picamera2.Picamera2.state == ["open", "configured", "started"]
+    assert picamera2.Picamera2.state[-2:] == ["stopped", "closed"]
+    with pytest.raises(MissingError, match="camera 1 gives no picture"):
+        open_camera(1)
+
+
+def test_a_v4l2_camera_comes_first(scripted, picamera2, monkeypatch):
+    monkeypatch.delitem(sys.modules, "picamera2")  # importing it would fail
+    scripted(ScriptedCamera(picture(3)))
+    with open_camera(0) as source:
+        assert values(source, 1) == [3]
+
+
+class NetworkCamera(http.server.ThreadingHTTPServer):
+    """MJPEG over HTTP on loopback. `script` holds, for each connection, what is sent: JPEGs as bytes, or a pause in seconds."""
+
+    daemon_threads = True
+
+    def __init__(self, *script: list):
+        self.script = iter(script)
+        super().__init__(("127.0.0.1", 0), MjpegHandler)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/video.mjpg"
+
+
+class MjpegHandler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        parts = next(self.server.script, None)
+        if parts is None:
+            self.send_error(503)
+            return
+        self.send_response(200)
+        self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            for part in parts:
+                if isinstance(part, float):
+                    time.sleep(part)
+                else:
+                    self.wfile.write(b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(part) + part + b"\r\n")
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def network_camera():
+    with contextlib.ExitStack() as stack:
+
+        def serve(*script: list) -> NetworkCamera:
+            server = stack.enter_context(NetworkCamera(*script))
+            threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+            stack.callback(server.shutdown)
+            return server
+
+        yield serve
+
+
+def jpeg(value: int) -> bytes:
+    noise = np.random.default_rng(value).integers(0, 9, (120, 160, 3))
+    return cv2.imencode(".jpg", np.clip(value + noise, 0, 255).astype(np.uint8))[1].tobytes()
+
+
+def test_a_network_camera_whose_stream_breaks_off_is_opened_again(network_camera, monkeypatch):
+    monkeypatch.setattr(camera, "BACKOFF", (0.05,))
+    bright, dark = [jpeg(200)] * 8, [jpeg(50)] * 8
+    told = []
+    with open_source(network_camera(bright, dark * 20).url, notify=lambda code, _: told.append(code)) as source:
+        assert source.live
+        means = (frame.image.mean() for frame in source)
+        assert next(means) > 190
+        assert next(mean for mean in means if mean < 100) == pytest.approx(54, abs=4)
+    assert told == ["camera-lost", "camera-back"]
+
+
+def test_a_corrupt_picture_of_a_network_camera_is_passed_over(network_camera):
+    good, other = jpeg(200), jpeg(50)
+    broken = good[:300] + bytes(200) + good[500:]
+    with open_source(network_camera([good] * 8 + [broken, b"no picture at all"] + [other] * 8).url) as source:
+        means = [frame.image.mean() for frame in source]
+    assert means[0] > 190
+    assert means[-1] < 100
+
+
+def test_a_network_camera_that_falls_silent_has_ended(network_camera, monkeypatch):
+    monkeypatch.setattr(camera, "TIMEOUT", 300)
+    with open_source(network_camera([jpeg(200)] * 8 + [20.0]).url) as source:
+        start = time.monotonic()
+        assert len(list(source)) >= 1
+    assert time.monotonic() - start < 10
+
+
+def test_a_network_camera_that_answers_with_an_error_is_told(network_camera):
+    with pytest.raises(MissingError, match="gives no picture"):
+        open_source(network_camera().url)
+
+
+def test_a_corrupt_stretch_of_a_video_is_passed_over(video, tmp_path):
+    whole = bytearray(video.read_bytes())
+    fifth = [i for i in range(len(whole)) if whole[i : i + 4] == b"00dc"][4]
+    whole[fifth + 20 : fifth + 400] = bytes(380)
+    (tmp_path / "corrupt.avi").write_bytes(whole)
+    with open_source(str(tmp_path / "corrupt.avi")) as source:
+        means = [frame.image.mean() for frame in source]
+    assert len(means) >= 11
+    assert means[-1] == pytest.approx(220, abs=4)
+
+
+def test_a_picture_of_one_pixel_is_a_picture(tmp_path):
+    cv2.imwrite(str(tmp_path / "one.png"), np.zeros((1, 1, 3), np.uint8))
+    assert read_picture(tmp_path / "one.png").shape == (1, 1, 3)
+
+
+@pytest.mark.slow
+def test_a_huge_picture_is_shrunk_and_that_is_told(tmp_path, caplog):
+    cv2.imwrite(str(tmp_path / "huge.jpg"), np.zeros((9000, 12000, 3), np.uint8))
+    assert read_picture(tmp_path / "huge.jpg").shape == (3072, LARGEST, 3)
+    assert "12000 x 9000 pixels: shrunk to 4096 x 3072" in caplog.text

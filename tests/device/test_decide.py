@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from device.decide import HOLD, NearestNeighbours, Opinion, Verdict
+from device.decide import AGREE, DISPUTE, HOLD, NearestNeighbours, Opinion, Verdict, one_name_each
 
 
 def at(cosine: float) -> np.ndarray:
@@ -38,7 +38,7 @@ def test_below_the_threshold_a_face_is_unknown_and_the_best_guess_is_the_runner_
 
 
 def test_an_empty_gallery_knows_nobody():
-    assert decide() == Verdict("unknown", None, None, 0.5, None)
+    assert decide() == Verdict("unknown", None, None, 0.5, None, "nobody is enrolled")
 
 
 def test_a_single_person_has_no_runner_up():
@@ -72,35 +72,98 @@ BOB = Verdict("known", "Bob", 0.6, 0.5)
 NOBODY = Verdict("unknown", None, 0.4, 0.5)
 
 
-def opinions(*verdicts: Verdict) -> tuple[Opinion, list[str | None]]:
+def settled(*verdicts: Verdict) -> list[Verdict | None]:
+    """What is settled after each of the verdicts."""
     opinion = Opinion()
-    return opinion, [opinion.update(verdict) for verdict in verdicts]
+    history = []
+    for verdict in verdicts:
+        opinion.update(verdict)
+        history.append(opinion.settled)
+    return history
 
 
-def test_the_first_verdict_is_seen_and_the_same_again_is_no_news():
-    opinion, news = opinions(ADA, ADA, ADA)
-    assert news == ["seen", None, None]
+def test_the_first_verdict_is_settled_when_enough_agree():
+    assert settled(ADA, ADA, ADA, ADA) == [None] * (AGREE - 1) + [ADA, ADA]
+    assert settled(ADA, BOB, ADA, ADA, ADA) == [None] * 4 + [ADA]
+
+
+def test_in_a_photo_the_first_verdict_is_enough():
+    opinion = Opinion(agree=1)
+    opinion.update(ADA)
     assert opinion.settled == ADA
+
+
+def test_crops_that_never_agree_name_nobody():
+    history = settled(*[ADA, BOB] * DISPUTE)
+    assert history[DISPUTE - 2] is None
+    last = history[DISPUTE - 1]
+    assert (last.decision, last.name, last.why) == ("unknown", None, "its crops disagree")
+    assert last.runner_up in (("Ada", 0.7), ("Bob", 0.6))
 
 
 def test_the_settled_score_follows_the_newest():
     newer = Verdict("known", "Ada", 0.9, 0.5)
-    assert opinions(ADA, newer)[0].settled == newer
+    assert settled(ADA, ADA, ADA, newer)[-1] == newer
 
 
-def test_a_change_that_holds_is_told_once():
-    opinion, news = opinions(ADA, *[BOB] * (HOLD + 3))
-    assert news == ["seen", *[None] * (HOLD - 1), "changed", None, None, None]
-    assert opinion.settled == BOB
+def test_another_verdict_has_to_hold():
+    assert settled(*[ADA] * AGREE, *[BOB] * (HOLD + 1))[AGREE:] == [ADA] * (HOLD - 1) + [BOB, BOB]
 
 
-def test_a_verdict_that_flickers_changes_nothing():
-    opinion, news = opinions(ADA, *[NOBODY, NOBODY, ADA] * 10)
-    assert news == ["seen"] + [None] * 30
+@pytest.mark.parametrize("rivals", [[NOBODY, NOBODY, ADA], [BOB, NOBODY], [BOB] * (HOLD - 1) + [ADA]])
+def test_verdicts_that_flicker_or_take_turns_change_nothing(rivals: list[Verdict]):
+    assert set(settled(*[ADA] * AGREE, *rivals * 10)[AGREE:]) == {ADA}
+
+
+def test_an_opinion_is_firm_while_nothing_contradicts_it():
+    opinion = Opinion()
+    firm = []
+    for verdict in (ADA, ADA, ADA, BOB, ADA):
+        opinion.update(verdict)
+        firm.append(opinion.firm)
+    assert firm == [False, False, True, False, True]
+
+
+@pytest.mark.parametrize(("verdicts", "decision", "why"), [([ADA], "unknown", "seen too briefly"), ([NOBODY], "unknown", None)])
+def test_a_face_that_leaves_before_anything_is_settled_is_not_named(verdicts, decision, why):
+    opinion = Opinion()
+    for verdict in verdicts:
+        opinion.update(verdict)
+    opinion.conclude()
+    assert (opinion.settled.decision, opinion.settled.name) == (decision, None)
+    assert (why in opinion.settled.why) if why else (opinion.settled.why is None)
+
+
+def test_what_is_settled_stays_at_the_end_and_nothing_comes_of_nothing():
+    opinion = Opinion()
+    opinion.conclude()
+    assert opinion.settled is None
+    opinion.settle(ADA)
+    opinion.update(BOB)
+    opinion.conclude()
     assert opinion.settled == ADA
 
 
-def test_rivals_that_take_turns_change_nothing():
-    opinion, news = opinions(ADA, *[BOB, NOBODY] * 10)
-    assert set(news[1:]) == {None}
-    assert opinion.settled == ADA
+def contest(holders: dict[str, int], **scores: tuple[int, float]) -> dict[int, Verdict]:
+    """Who is settled as whom after the contest: scores are key=(track, score), a key's letters are the name."""
+    opinions = {}
+    for key, (track, score) in scores.items():
+        opinions[track] = Opinion()
+        opinions[track].settle(Verdict("known", key.rstrip("0123456789"), score, 0.5))
+    one_name_each(opinions.items(), holders)
+    return {track: opinion.settled for track, opinion in opinions.items()}
+
+
+def test_the_higher_score_keeps_the_name_and_the_other_is_told_why():
+    found = contest({}, Ada1=(1, 0.6), Ada2=(2, 0.8), Bob=(3, 0.7))
+    assert {track: verdict.name for track, verdict in found.items()} == {1: None, 2: "Ada", 3: "Bob"}
+    assert (found[1].decision, found[1].runner_up, found[1].why) == ("unknown", ("Ada", 0.6), "Ada is #2 in the same frame")
+
+
+def test_who_has_the_name_keeps_it_unless_clearly_outdone():
+    assert contest({"Ada": 1}, Ada1=(1, 0.60), Ada2=(2, 0.63))[1].name == "Ada"
+    assert contest({"Ada": 1}, Ada1=(1, 0.60), Ada2=(2, 0.70))[1].name is None
+
+
+def test_equal_scores_leave_one_name():
+    assert [verdict.name for verdict in contest({}, Ada1=(1, 0.6), Ada2=(2, 0.6), Ada3=(3, 0.6)).values()] == ["Ada", None, None]

@@ -6,7 +6,7 @@ import pytest
 
 from device.align import align
 from device.camera import read_picture
-from device.quality import frontality, quality
+from device.quality import FAULTS, assess, frontality, quality
 
 
 @pytest.fixture(scope="module")
@@ -56,3 +56,18 @@ def test_frontality_is_the_same_for_a_tilted_head(face):
 
 def test_nothing_to_see_is_zero(face):
     assert quality(face[0], np.zeros((112, 112, 3), np.uint8)) == 0
+
+
+def test_what_is_the_matter_is_said(face):
+    detection, crop = face
+    x, y, _, _ = detection.box
+    profile = detection.landmarks.copy()
+    profile[2, 0] = profile[0, 0]
+    cases = (
+        (replace(detection, box=(x, y, 20, 25)), crop),
+        (detection, cv2.GaussianBlur(crop, (0, 0), 4)),
+        (replace(detection, landmarks=profile), crop),
+    )
+    assert [assess(*case).fault for case in cases] == list(FAULTS[:3])
+    dark = np.random.default_rng(0).integers(0, 2, crop.shape).astype(np.uint8) * 24  # dark and noisy: not blurred
+    assert assess(detection, dark).fault == FAULTS[3]

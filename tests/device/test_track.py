@@ -1,16 +1,22 @@
+import itertools
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from device.camera import Frame
 from device.detect import Detection
-from device.track import CONFIRM, Evidence, Tracker, distance_iou
+from device.quality import Quality
+from device.track import CONFIRM, FADE, FIRM, NEAR, Cuts, Evidence, Tracker, assign, distance_iou
 
 START = datetime(2026, 1, 1, tzinfo=timezone.utc)
 IMAGE = np.zeros((360, 640, 3), np.uint8)
+E1, E2 = np.eye(2, 4, dtype=np.float32)
+NOTHING = np.full(4, np.nan, np.float32)
 
 
 def frame(index: int, fps: float = 30, image: np.ndarray = IMAGE) -> Frame:
@@ -105,19 +111,30 @@ def photo(path: Path, shift: int = 0) -> np.ndarray:
     return np.roll(cv2.resize(cv2.imread(str(path)), (640, 360)), shift, axis=1)
 
 
-def test_behind_a_cut_a_face_in_the_same_place_is_another_track(astronaut: Path, grace_hopper: Path):
-    tracker, ended = Tracker(), []
-    for i in range(12):
-        _, over = tracker.update([face(100)], frame(i, image=photo(astronaut if i < 6 else grace_hopper)))
-        ended += [(i, track.id) for track in over]
-    assert ended == [(6, 1)]
-    assert [(track.id, track.frames) for track in tracker.flush()] == [(2, 6)]
+def test_a_cut_is_told_from_the_frames_about_it(astronaut: Path, grace_hopper: Path):
+    cuts = Cuts()
+    assert [i for i in range(12) if cuts(photo(astronaut if i < 6 else grace_hopper))] == [6]
 
 
 def test_a_camera_that_moves_quickly_makes_no_cut(astronaut: Path):
+    cuts = Cuts()
+    assert not any(cuts(photo(astronaut, shift=90 * i)) for i in range(12))
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (3, 2000, 3), (2000, 3, 3)])
+def test_frames_of_any_shape_make_no_cut(shape):
+    cuts = Cuts()
+    assert not any(cuts(np.full(shape, 90, np.uint8)) for _ in range(3))
+
+
+def test_behind_a_cut_a_face_in_the_same_place_is_another_track():
     tracker = Tracker()
-    ended = [tracker.update([face(100)], frame(i, image=photo(astronaut, shift=90 * i)))[1] for i in range(12)]
-    assert not any(ended)
+    for i in range(6):
+        tracker.update([face(100)], frame(i))
+    assert [track.id for track in tracker.flush()] == [1]
+    for i in range(6, 12):
+        tracker.update([face(100)], frame(i))
+    assert [(track.id, track.frames) for track in tracker.flush()] == [(2, 6)]
 
 
 @pytest.mark.parametrize("detections", range(1, CONFIRM))
@@ -151,8 +168,134 @@ def test_the_overlap_follows_its_definition_in_slow_loops():
 
 def test_evidence_is_the_weighted_mean_as_a_unit_vector():
     evidence = Evidence()
-    evidence.add(np.array([1, 0], np.float32), 3.0)
-    evidence.add(np.array([0, 1], np.float32), 4.0)
-    assert evidence.embedding == pytest.approx([0.6, 0.8])
+    evidence.add(E1, Quality(0.3 / FADE, "blurred"))  # older: it has faded by then
+    evidence.add(E2, Quality(0.4, "blurred"))
+    assert evidence.embedding == pytest.approx([0.6, 0.8, 0, 0])
     assert evidence.embedding.dtype == np.float32
     assert evidence.crops == 2
+
+
+def test_the_quality_of_evidence_is_the_mean_of_its_crops():
+    evidence = Evidence()
+    assert evidence.quality == 0
+    evidence.see(Quality(0.1, "too small"))
+    assert (evidence.quality, evidence.crops, evidence.best.fault) == (0.1, 0, "too small")
+    for value in (0.4, 0.8):
+        evidence.add(E1, Quality(value, "blurred"))
+    assert 0.6 < evidence.quality < 0.62  # the newer one counts a little more
+    assert evidence.best.value == 0.8
+
+
+def test_old_crops_fade_so_that_another_person_in_the_same_place_shows():
+    evidence = Evidence()
+    for _ in range(200):
+        evidence.add(E1, Quality(1.0, "blurred"))
+    for _ in range(15):
+        evidence.add(E2, Quality(1.0, "blurred"))
+    assert evidence.embedding @ E2 > evidence.embedding @ E1
+
+
+def seen(tracker: Tracker, looks: dict[float, np.ndarray], index: int) -> list:
+    """The tracks of faces that look like this at these places; what they look like becomes evidence."""
+    asked: list[int] = []
+    rows = np.array([*looks.values()])
+
+    def embed(numbers):
+        asked.extend(numbers)
+        return rows[list(numbers)]
+
+    tracks, _ = tracker.update([face(x) for x in looks], frame(index), embed)
+    for track, row in zip(tracks, rows, strict=True):
+        if not np.isnan(row).any():
+            track.evidence.add(row, Quality(1.0, "blurred"))
+    return [tracks, asked]
+
+
+def test_faces_that_stand_apart_need_no_look_at_who_they_are():
+    tracker = Tracker()
+    assert [seen(tracker, {100 + i: E1, 400 - i: E2}, i)[1] for i in range(10)] == [[]] * 10
+
+
+def test_two_who_cross_keep_their_tracks_by_what_they_look_like():
+    """They change places between two looks: by their places alone each would go on as the other."""
+    tracker = Tracker()
+    (one, two), _ = seen(tracker, {200: E1, 240: E2}, 0)
+    (left, right), asked = seen(tracker, {200: E2, 240: E1}, 1)
+    assert (left, right) == (two, one)
+    assert sorted(asked) == [0, 1]
+
+
+@pytest.mark.parametrize(("look", "same"), [(E1, True), (E2, False), (NOTHING, True)], ids=["same", "other", "cannot tell"])
+def test_a_face_that_jumped_is_the_same_if_it_looks_so(look, same):
+    """Where nothing can be said about who it is, the place decides, as without looks."""
+    tracker = Tracker()
+    (before,), _ = seen(tracker, {100: E1}, 0)
+    (after,), asked = seen(tracker, {170: look}, 1)
+    assert (after is before) == same
+    assert asked == [0]
+
+
+@pytest.mark.parametrize(("look", "same"), [(E1, True), (E2, False), (NOTHING, False)], ids=["same", "other", "cannot tell"])
+def test_a_face_that_was_missed_is_found_elsewhere_if_it_looks_the_same(look, same):
+    tracker = Tracker()
+    (before,), _ = seen(tracker, {100: E1}, 0)
+    tracker.update([], frame(1))
+    (after,), _ = seen(tracker, {500: look}, 2)
+    assert (after is before) == same
+
+
+def test_a_face_that_was_not_missed_is_nowhere_else_whatever_it_looks_like():
+    tracker = Tracker()
+    (before,), _ = seen(tracker, {100: E1}, 0)
+    (still, twin), _ = seen(tracker, {100: E1, 500: E1}, 1)
+    assert still is before
+    assert twin is not before
+
+
+def test_frames_between_two_looks_count():
+    tracker = Tracker()
+    for index in (0, 1, 2, 5, 8, 11):
+        ((track,), _) = tracker.update([face(100)], frame(index))
+    assert (track.frames, track.found) == (12, 6)
+    tracker.update([], frame(14))
+    tracker.update([face(100)], frame(15))
+    assert track.frames == 13  # it may not have been there when it was missed
+
+
+def test_calm_is_when_all_are_confirmed_and_there():
+    tracker = Tracker()
+    assert tracker.calm
+    calm = []
+    for index in range(4):
+        tracker.update([face(100)], frame(index))
+        calm.append(tracker.calm)
+    tracker.update([], frame(4))
+    assert [*calm, tracker.calm] == [False, False, True, True, False]
+
+
+boxes = st.tuples(st.floats(-50, 600), st.floats(-50, 300), st.floats(5, 200), st.floats(5, 200))
+
+
+@given(st.lists(boxes, min_size=1, max_size=5), st.lists(boxes, min_size=1, max_size=5), st.randoms(use_true_random=False))
+@settings(deadline=None)
+def test_an_assignment_is_the_best_there_is_by_trying_all(old, new, random):
+    near = distance_iou(np.array(old), np.array(new))
+    likeness = np.array([[random.choice([np.nan, random.uniform(-1, 1)]) for _ in new] for _ in old])
+
+    def worth(pairs) -> float:
+        return sum(max(near[i, j], NEAR) + np.nan_to_num(likeness[i, j]) + 10 for i, j in pairs)
+
+    def allowed(i: int, j: int) -> bool:
+        if np.isnan(likeness[i, j]):
+            return near[i, j] > NEAR
+        return near[i, j] >= FIRM or likeness[i, j] >= 0.4
+
+    short, long, turned = (old, new, False) if len(old) <= len(new) else (new, old, True)
+    best = 0.0
+    for order in itertools.permutations(range(len(long)), len(short)):
+        pairs = [(b, a) if turned else (a, b) for a, b in zip(range(len(short)), order, strict=True)]
+        best = max(best, worth([pair for pair in pairs if allowed(*pair)]))
+    found = assign(near, likeness, like=0.4)
+    assert all(allowed(*pair) for pair in found)
+    assert len({i for i, _ in found}) == len({j for _, j in found}) == len(found)
+    assert worth(found) == pytest.approx(best)

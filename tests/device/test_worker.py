@@ -1,0 +1,264 @@
+"""The worker as a process: standin.py takes the place of device/edgetpu.py, and does wrong what it is told."""
+
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from device import bundle
+from device.embed import Encoder, Patience, SupervisedEncoder
+from device.worker import CAPACITY, Lost, Worker
+
+STANDIN = Path(__file__).with_name("standin.py")
+WHITE = np.full((1, 112, 112, 3), 255, np.uint8)
+NOISE = np.random.default_rng(0).integers(0, 255, (40, 112, 112, 3), np.uint8)
+AT_ONCE = Patience(answer=0.3, retry=0.0, longest=0.0)
+
+
+@pytest.fixture(scope="module")
+def model(bundle_path):
+    return bundle_path / bundle.ENCODER
+
+
+@pytest.fixture(scope="module")
+def cpu(model):
+    return Encoder(model)
+
+
+@pytest.fixture
+def begin(model, cpu):
+    """begin("abort", "white"): an encoder whose workers abort at a white crop; .notices and .pids are all, .last the last worker."""
+    begun = []
+
+    def begin(what="nothing", when="never", patience=AT_ONCE):
+        def start():
+            encoder.last = Worker(model, cpu.dimension, (sys.executable, str(STANDIN), what, when))
+            encoder.pids.append(encoder.last.pid)
+            return encoder.last
+
+        encoder = SupervisedEncoder(model, start, lambda *news: encoder.notices.append(news), patience=patience)
+        encoder.pids, encoder.notices = [], []
+        begun.append(encoder)
+        return encoder
+
+    yield begin
+    for encoder in begun:
+        encoder.close()
+        assert not any(lives(pid) for pid in encoder.pids)
+
+
+def until(condition, encoder=None):
+    """Frames go on until the condition holds."""
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        if encoder:
+            encoder.embed(NOISE[:1])
+        time.sleep(0.005)
+
+
+def serving(encoder):
+    until(lambda: encoder.backend == "edgetpu", encoder)
+    return encoder
+
+
+def lives(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def open_files():
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def turned(rows):
+    """What standin.py makes of the CPU's embeddings."""
+    rows = rows + 0.1 / np.sqrt(rows.shape[1])
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def test_the_worker_answers_once_it_has_passed_its_self_test(begin, cpu):
+    encoder = begin()
+    np.testing.assert_array_equal(encoder.embed(NOISE[:3]), cpu.embed(NOISE[:3]))
+    assert encoder.backend == "cpu"
+    serving(encoder)
+    np.testing.assert_allclose(encoder.embed(NOISE[:3]), turned(cpu.embed(NOISE[:3])), atol=1e-6)
+    assert [kind for kind, _ in encoder.notices] == ["backend-edgetpu"] and encoder.deaths == 0
+
+
+def test_a_frame_may_have_any_number_of_crops(begin, cpu):
+    encoder = serving(begin())
+    for number in (0, 1, CAPACITY, CAPACITY + 1, len(NOISE)):
+        np.testing.assert_allclose(encoder.embed(NOISE[:number]), turned(cpu.embed(NOISE[:number])), atol=1e-6)
+    with pytest.raises(ValueError, match="crops are uint8"):
+        encoder.embed(NOISE[:1].astype(np.float32))
+    assert encoder.backend == "edgetpu"
+
+
+@pytest.mark.parametrize(
+    ("what", "told"),
+    [
+        ("abort", r"ended by SIGABRT: F driver.cc:42\] USB transfer error 2"),
+        ("segfault", "ended by SIGSEGV"),
+        ("leave", "ended with status 0"),
+        ("hang", r"did not answer within 0.3 s"),
+        ("nan", "what are no embeddings"),
+    ],
+)
+def test_the_crops_that_the_worker_was_lost_over_are_answered_by_the_cpu(begin, cpu, what, told):
+    encoder = serving(begin(what, "white"))
+    np.testing.assert_array_equal(encoder.embed(WHITE), cpu.embed(WHITE))
+    assert encoder.backend == "cpu" and encoder.deaths == 1
+    kind, text = encoder.notices[-1]
+    assert kind == "backend-cpu"
+    assert re.search(told, text), text
+    assert not lives(encoder.pids[0])
+    serving(encoder)
+    assert [kind for kind, _ in encoder.notices] == ["backend-edgetpu", "backend-cpu", "backend-edgetpu"]
+    assert len(encoder.pids) == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP])
+def test_a_worker_that_is_ended_or_stopped_between_two_frames_is_noticed(begin, cpu, number):
+    encoder = serving(begin())
+    os.kill(encoder.pids[0], number)
+    until(lambda: encoder.backend == "cpu", encoder)
+    assert encoder.deaths == 1 and not lives(encoder.pids[0])
+
+
+def test_a_death_is_noticed_without_any_face(begin):
+    encoder = serving(begin())
+    os.kill(encoder.pids[0], signal.SIGKILL)
+    until(lambda: encoder.embed(NOISE[:0]) is not None and encoder.backend == "cpu")
+    with pytest.raises(ChildProcessError):  # buried
+        os.waitpid(encoder.pids[0], os.WNOHANG)
+
+
+@pytest.mark.parametrize(
+    ("what", "when", "told"),
+    [
+        ("refuse", "open", "no Edge TPU answers: plug it in again"),
+        ("segfault", "open", "SIGSEGV"),
+        ("garbage", "test", r"failed the self-test: cosine -?0\.\d\d"),
+        ("hang", "test", r"was not ready within 0.2 s"),
+    ],
+)
+def test_a_worker_that_does_not_come_up_is_told_once_and_tried_again(begin, what, when, told):
+    patience = Patience(start=0.2 if what == "hang" else 30.0, retry=0.0, longest=0.0)
+    encoder = begin(what, when, patience)
+    until(lambda: encoder.deaths == 2, encoder)
+    assert [kind for kind, _ in encoder.notices] == ["backend-cpu"] and len(encoder.pids) >= 2
+    assert re.search(told, encoder.notices[0][1]), encoder.notices
+
+
+def test_frames_go_on_while_a_worker_starts(begin, cpu):
+    encoder = begin("hang", "open", Patience(start=1e6))
+    expected = cpu.embed(NOISE[:1])
+    for _ in range(50):
+        np.testing.assert_array_equal(encoder.embed(NOISE[:1]), expected)
+    assert len(encoder.pids) == 1 and lives(encoder.pids[0]) and encoder.deaths == 0
+
+
+@pytest.mark.slow
+def test_nothing_grows_over_many_frames_and_deaths(begin):
+    encoder = serving(begin("abort", "white"))
+    maps = Path("/proc/self/maps")
+    before = open_files(), maps.read_text().count("omokage-crops")
+    for _ in range(2):
+        for _ in range(300):
+            encoder.embed(NOISE[:1])
+        encoder.embed(WHITE)
+        serving(encoder)
+    assert (open_files(), maps.read_text().count("omokage-crops")) == before
+    encoder.close()
+    assert "omokage-crops" not in maps.read_text() and encoder.backend == "cpu"
+
+
+def test_after_close_the_cpu_answers_and_no_worker_is_started(begin, cpu):
+    encoder = serving(begin())
+    encoder.close()
+    np.testing.assert_array_equal(encoder.embed(NOISE[:1]), cpu.embed(NOISE[:1]))
+    assert len(encoder.pids) == 1
+
+
+def test_a_worker_is_no_child_of_ctrl_c(begin):
+    encoder = serving(begin())
+    pid = encoder.pids[0]
+    assert os.getpgid(pid) == pid != os.getpgrp()
+
+
+PARENT = """
+import sys, time
+from pathlib import Path
+from device.worker import Worker
+import numpy as np
+worker = Worker(Path(sys.argv[1]), int(sys.argv[2]), (sys.executable, sys.argv[3], sys.argv[4], "white"))
+worker.embed(np.zeros((1, 112, 112, 3), np.uint8), 60)
+worker.ask(np.full((1, 112, 112, 3), 255, np.uint8))
+print(worker.pid, flush=True)
+print(sys.stdin.readline(), end="", flush=True)
+time.sleep(1000)
+"""
+
+
+@pytest.mark.parametrize("what", ["nothing", "hang"])
+def test_a_worker_dies_with_its_parent_and_leaves_its_streams_alone(model, cpu, what):
+    call = [sys.executable, "-c", PARENT, str(model), str(cpu.dimension), str(STANDIN), what]
+    with subprocess.Popen(call, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
+        pid = int(parent.stdout.readline())
+        parent.stdin.write("for the parent\n")
+        parent.stdin.flush()
+        assert parent.stdout.readline() == "for the parent\n"
+        assert lives(pid)
+        parent.kill()
+        assert parent.stdout.read() == ""
+    until(lambda: not lives(pid))
+
+
+def test_a_worker_that_cannot_be_started_is_told(model):
+    before = open_files()
+    with pytest.raises(Lost, match="cannot be started: No such file"):
+        Worker(model, 128, ("/no/such/program",))
+    assert open_files() == before
+
+
+def test_where_no_file_can_be_opened_the_cpu_answers(begin, cpu):
+    encoder = begin()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        np.testing.assert_array_equal(encoder.embed(NOISE[:1]), cpu.embed(NOISE[:1]))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert encoder.deaths == 1 and "cannot be started: Too many open files" in encoder.notices[0][1]
+    serving(encoder)
+
+
+def test_a_model_of_another_dimension_is_refused(model, cpu):
+    worker = Worker(model, cpu.dimension + 1, (sys.executable, str(STANDIN), "nothing", "never"))
+    with pytest.raises(Lost, match=rf"has {cpu.dimension} dimensions"):
+        worker.embed(NOISE[:1], 60)
+    assert worker.end()
+
+
+def test_an_answer_that_was_not_waited_for_is_no_answer_to_the_next_question(begin):
+    worker = serving(begin()).last
+    worker.ask(NOISE[:1])
+    with pytest.raises(Lost, match="interrupted"):
+        worker.embed(NOISE[1:2], 60)
+
+
+def test_a_worker_that_is_closed_ends_by_itself(model, cpu):
+    worker = Worker(model, cpu.dimension, (sys.executable, str(STANDIN), "nothing", "never"))
+    worker.embed(NOISE[:1], 60)
+    worker.close()
+    assert worker.status == 0
