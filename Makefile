@@ -22,6 +22,7 @@ test: .venv/ready  ## All tests
 
 check: .venv/ready  ## Style, types, import rules
 	.venv/bin/ruff check .
+	.venv/bin/shellcheck device/install.sh convert/install_compiler.sh
 	.venv/bin/mypy
 	.venv/bin/lint-imports --cache-dir .cache/import_linter
 
@@ -69,7 +70,7 @@ runs/distil-64/done: runs/simsiam-112/done
 	$(call finetune,--init $(<D) --size 64 --epochs 3 --area 0.8 --rotation 10 --strength 0.4 --erase 0.1)
 
 runs/distil-112/done: runs/distil-64/done
-	$(call finetune,--init $(<D) --epochs 12 --warmup 0.02 --area 0.85 --rotation 8 --strength 0.3 --erase 0)
+	$(call finetune,--init $(<D) --epochs 10 --warmup 0.02 --area 0.85 --rotation 8 --strength 0.3 --erase 0)
 
 build/omokage-s/manifest.json: runs/distil-112/done
 	.venv/bin/python convert/quantize.py --encoder $(<D)/encoder.keras --crops $(UNLABELLED) --cohort $(COHORT) --lfw $(LFW) \

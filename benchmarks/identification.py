@@ -50,7 +50,8 @@ def keeps(row: dict) -> bool:
 def markdown(rows: list[dict]) -> str:
     probes = rows[0]["probes"]
     head = (
-        f"{rows[0]['known']} known people and {rows[0]['strangers']} strangers, {rows[0]['crops']} crops of 480 photos, "
+        f"{rows[0]['known']} known people and {rows[0]['strangers']} strangers, {rows[0]['crops']} crops of 480 photos "
+        f"(one shows somebody else and is left out), "
         f"{rows[0]['seeds']} seeds pooled ({probes['known']} probes at one shot, {probes['strangers']} of strangers). "
         f"Encoder {rows[0]['encoder']}, teacher dlib with mirror image. 95 % intervals over seeds. {machine()}."
     )

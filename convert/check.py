@@ -48,7 +48,7 @@ def _write_page(path: Path, reports: list[dict[str, Any]]) -> None:
     from convert import page  # here: it takes what it tells from this module
 
     with replacing(path) as temporary:
-        temporary.write_text(page.page(reports), encoding="utf-8")
+        temporary.write_text(page.page(reports), "utf-8", "backslashreplace")
 
 
 def source_of(argument: str) -> tuple[Path, bundle.Bundle | None]:

@@ -43,8 +43,8 @@ class Load:
     weights: float = 0  # bytes, from the chip's own memory
 
 
-# Seconds per unit, fitted. Dense is 2.06e12 a second: the 4 TOPS of the data sheet.
-RATES = Load(dispatches=1e-6, dense=4.9e-13, depthwise=1.1e-11, passed=4.4e-11, moved=1.4e-10, weights=9.3e-11)
+# Seconds per unit, fitted. Dense is 2e12 a second: the 4 TOPS of the data sheet.
+RATES = Load(dispatches=9.5e-7, dense=5e-13, depthwise=3.6e-12, passed=2.6e-11, moved=1.4e-10, weights=1.8e-10)
 
 
 @dataclass(frozen=True)
@@ -63,12 +63,12 @@ class Host:
 
 
 # A desktop with USB 3; USB 2 with a CPU like a Raspberry Pi 3's; the Dev Board; a Raspberry Pi 4 with USB 3. Fitted, but for the last
-# two of each, which Coral's DeepLab v3 and the CPU columns of its table suggest.
+# two of each, and for what the Dev Board and the Pi 4 receive: those follow Coral's table (Unet, DeepLab, the CPU's columns).
 HOSTS = {
-    "usb3": Host(2.6e-4, 2.5e-9, 6.2e-9, 1.1e-7, 6e-11, 5e-9),
-    "usb2": Host(1.1e-4, 2.8e-8, 3.9e-8, 2.3e-7, 3e-10, 3e-8),
-    "pcie": Host(1.7e-4, 2.4e-9, 6.7e-9, 2.5e-7, 3e-10, 3e-8),
-    "pi4": Host(1.9e-3, 3.8e-9, 6.7e-9, 1.5e-7, 1.5e-10, 1.5e-8),
+    "usb3": Host(2.6e-4, 2.4e-9, 6.2e-9, 1.1e-7, 6e-11, 5e-9),
+    "usb2": Host(9.5e-5, 2.8e-8, 5.4e-8, 1.8e-7, 3e-10, 3e-8),
+    "pcie": Host(2.8e-4, 2.4e-9, 6.7e-9, 2.5e-7, 3e-10, 3e-8),
+    "pi4": Host(1.9e-3, 3.4e-9, 6.7e-9, 1.5e-7, 1.5e-10, 1.5e-8),
 }
 
 

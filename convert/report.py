@@ -46,7 +46,7 @@ def page(name: str, report: dict[str, Any], images: np.ndarray, plain: np.ndarra
         parts.append(_lfw(report["lfw"]))
     parts += [_layers(report["layers"], report["worst_layer"]), _worst(images, plain, centred)]
     if "epochs" in report:
-        parts.append(_epochs(report["epochs"]))
+        parts.append(_epochs(report["epochs"], report["method"]))
     if "sweep" in report:
         parts.append(_sweep(report["sweep"]))
     title = f"Quantisation of {html.escape(name)}"
@@ -109,14 +109,14 @@ def _worst(images: np.ndarray, plain: np.ndarray, centred: np.ndarray) -> str:
     return "<h2>The crops that suffer most</h2>" + told + "".join(figures)
 
 
-def _epochs(epochs: list[dict[str, Any]]) -> str:
+def _epochs(epochs: list[dict[str, Any]], method: str) -> str:
     rows = [
         [str(entry["epoch"]), f"{entry['loss']:.4f}" if "loss" in entry else "", f"{entry['mean']:.4f}", f"{entry['first_percentile']:.4f}"]
         for entry in epochs
     ]
-    best = int(np.argmax([entry["mean"] for entry in epochs]))
-    told = f"<p>Epoch 0 is the calibrated encoder; epoch {epochs[best]['epoch']} was kept.</p>"
-    return "<h2>Training</h2>" + told + _table(["epoch", "loss", "cosine to float, mean removed", "1st percentile"], rows, best)
+    kept = len(epochs) - 1 if method == "qat" else int(np.argmax([entry["mean"] for entry in epochs]))
+    told = f"<p>Epoch 0 is the calibrated encoder; epoch {epochs[kept]['epoch']} was kept.</p>"
+    return "<h2>Training</h2>" + told + _table(["epoch", "loss", "cosine to float, mean removed", "1st percentile"], rows, kept)
 
 
 def _sweep(tried: list[dict[str, Any]]) -> str:

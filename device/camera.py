@@ -9,6 +9,7 @@ import itertools
 import logging
 import os
 import re
+import struct
 import threading
 import time
 from collections import deque
@@ -31,7 +32,8 @@ PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 SLIDES = 1.0  # pictures count as frames of a video with so many of them a second
 UNKNOWN_FPS = 25.0  # taken for a video that does not tell
 TIMEOUT = 10_000  # milliseconds after which a stream that sends nothing has ended
-LARGEST = 4096  # pixels: the long side to which a larger picture is shrunk
+LARGEST = 8192  # pixels: the longest side, and its square the most pixels, that are read as they are
+REDUCED = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
 AHEAD = 4  # frames of a file that lie ready
 BACKOFF = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # seconds before a lost camera is opened again, the last one for good
 STEADY = 10.0  # seconds for which a camera must work before the back-off starts anew
@@ -160,23 +162,44 @@ def open_source(spec: str, notify: Notify | None = None, waiting: Callable[[], N
 
 
 def read_picture(path: Path) -> np.ndarray:
-    """A picture as BGR uint8 [H, W, 3], turned as its EXIF data says, shrunk to LARGEST. Raises InputError."""
+    """A picture as BGR uint8 [H, W, 3], turned as its EXIF data says. Raises InputError.
+
+    A JPEG with a side longer than LARGEST is read at a half, a quarter or an eighth of its size, which takes as much less
+    memory; another picture of so many pixels is refused.
+    """
     path = Path(path)
     _check_file(path)
+    longest, pixels, reducible = _announced(path)
+    factor = next((factor for factor in REDUCED if longest / factor <= LARGEST), 8) if reducible else 1
+    if pixels / factor**2 > LARGEST**2:
+        raise InputError(f"{path} has {pixels / 1e6:.0f} million pixels, too many", f"shrink it to {LARGEST} a side")
+    if factor > 1:
+        logging.getLogger("omokage").warning("%s has %.0f million pixels, it is read at 1/%d of its size", path, pixels / 1e6, factor)
     with quiet():
         try:
-            image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+            image = cv2.imread(str(path), REDUCED[factor])
         except cv2.error:  # more pixels than OpenCV reads
             image = None
     if image is None:
         raise InputError(f"{path} cannot be read as a picture", "convert it to JPEG or PNG")
-    height, width = image.shape[:2]
-    if max(height, width) <= LARGEST:
-        return image
-    scale = LARGEST / max(height, width)
-    shape = max(1, round(width * scale)), max(1, round(height * scale))
-    logging.getLogger("omokage").warning("%s has %d x %d pixels: shrunk to %d x %d", path, width, height, *shape)
-    return cv2.resize(image, shape, interpolation=cv2.INTER_AREA)
+    return image
+
+
+def _announced(path: Path) -> tuple[int, int, bool]:
+    """Longer side and pixels of a picture as its header says (0 where it is neither JPEG nor PNG), and whether it is a JPEG."""
+    with path.open("rb") as file:
+        start = file.read(24)
+        if start[:8] == b"\x89PNG\r\n\x1a\n" and len(start) == 24:
+            width, height = struct.unpack(">II", start[16:])
+            return max(width, height), width * height, False
+        file.seek(2)
+        while start[:2] == b"\xff\xd8" and len(head := file.read(4)) == 4 and head[0] == 0xFF:
+            kind, length = head[1], struct.unpack(">H", head[2:])[0]
+            if 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC) and len(size := file.read(5)) == 5:  # a start of frame
+                height, width = struct.unpack(">HH", size[1:])
+                return max(width, height), width * height, True
+            file.seek(length - 2, os.SEEK_CUR)
+    return 0, 0, False
 
 
 def pictures_in(folder: Path) -> list[Path]:

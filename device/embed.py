@@ -169,11 +169,11 @@ class SupervisedEncoder(Encoder):
     def _lose(self, lost: Lost) -> None:
         served, self.backend = self.backend == "edgetpu", "cpu"
         self.deaths += 1
-        if self._worker and not self._worker.end():
+        if self._worker and not self._worker.end(worker.BURIAL_S):
             self._dying = self._worker
         self._worker = None
         if self._required:
-            self._next = float("inf")
+            self.close()
             raise MissingError(f"the Edge TPU does not answer ({lost})", MEND) from lost
         if served and self._clock() - self._since >= self._patience.steady:
             self._pause = self._patience.retry

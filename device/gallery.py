@@ -1,41 +1,31 @@
-"""The gallery: who is known, in one SQLite file. Embeddings only, no pictures."""
+"""The gallery: who is known, in one SQLite file. Embeddings, and pictures only where the user keeps crops."""
 
-import contextlib
 import os
-import sqlite3
 import unicodedata
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timezone
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from device.bundle import Bundle
+from device.coverage import SAME, Look, choose
 from device.program import InputError, StoredError
+from device.store import Store
+from device.vault import Plain, Sealer, Vault
 
 VARIABLE = "OMOKAGE_GALLERY"
-BUSY = 5.0  # seconds to wait for another program that writes
 LONGEST = 200  # characters of a name
-
-# Each brings the schema from its position to the next; PRAGMA user_version counts them. Forward only: append, never edit.
-MIGRATIONS = (
-    (
-        "CREATE TABLE person (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, created TEXT NOT NULL, updated TEXT NOT NULL)",
-        """CREATE TABLE template (
-            id INTEGER PRIMARY KEY, person INTEGER NOT NULL REFERENCES person ON DELETE CASCADE,
-            embedding BLOB NOT NULL, encoder TEXT NOT NULL, preprocessing INTEGER NOT NULL, detector TEXT NOT NULL,
-            quality REAL NOT NULL, source TEXT NOT NULL, created TEXT NOT NULL)""",
-        "CREATE INDEX template_person ON template (person)",
-        "CREATE TABLE setting (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
-        "CREATE TABLE audit (id INTEGER PRIMARY KEY, time TEXT NOT NULL, verb TEXT NOT NULL, person INTEGER, detail TEXT NOT NULL)",
-    ),
-)
+COLUMNS = "template.id, person, denies, embedding, encoder, preprocessing, detector, quality, source, created, yaw, pitch, light, side"
 
 
 @dataclass(frozen=True, eq=False)
 class Template:
-    """One embedding of a person, float32 unit [D], and how it came about: encoder id, preprocessing version, ..."""
+    """One embedding of a person, float32 unit [D], and how it came about: encoder id, preprocessing version, ...
+
+    `crop` is the RGB crop uint8 [112, 112, 3] where it is kept. One that `denies` shows somebody who is not that person.
+    """
 
     embedding: np.ndarray
     encoder: str
@@ -43,6 +33,19 @@ class Template:
     detector: str
     quality: float
     source: str
+    look: Look | None = None
+    crop: np.ndarray | None = None
+    denies: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """A stored `template`, its number, and when it came (UTC, ISO 8601). `kept`: there is a crop."""
+
+    number: int
+    template: Template
+    created: str
+    kept: bool
 
 
 @dataclass(frozen=True)
@@ -70,39 +73,20 @@ def valid_name(name: str) -> str:
     return name
 
 
-class Gallery:
-    """An open gallery; close it, or use it as a context manager. Each verb is one transaction with an audit row.
+class Gallery(Store):
+    """The people of an open gallery. Each verb is one transaction, and all but `remove` can be undone (device/store.py)."""
 
-    With `create` the file is made where it is missing, for its owner's eyes alone. Raises InputError (no such file) or
-    StoredError (not a gallery, damaged, or written by a newer Omokage).
-    """
-
-    def __init__(self, path: Path, create: bool = False):
-        self.path = Path(path)
-        if not self.path.is_file():
-            if not create:
-                raise InputError(f"the gallery {self.path} is not there", "add a person with enroll.py, or name a gallery with --gallery")
-            _create(self.path)
-        with self._reading():
-            self._db = sqlite3.connect(f"{self.path.resolve().as_uri()}?mode=rw", uri=True, timeout=BUSY, isolation_level=None)
-            try:
-                self._db.execute("PRAGMA foreign_keys = ON")
-                self._db.execute("PRAGMA secure_delete = ON")  # what is deleted is overwritten with zeros
-                self._check(create)
-                self._db.execute("PRAGMA journal_mode = WAL")
-                self._migrate()
-            except BaseException:
-                self._db.close()
-                raise
+    def __enter__(self) -> "Gallery":
+        return self
 
     def people(self) -> list[Person]:
         """Everybody, sorted by name."""
         with self._reading():
             rows = self._db.execute(
-                "SELECT name, count(template.id), person.created, updated FROM person"
-                " LEFT JOIN template ON template.person = person.id GROUP BY person.id ORDER BY name"
-            )
-            return [Person(*row) for row in rows]
+                "SELECT name, sealed, (SELECT count(*) FROM template WHERE person = person.id AND NOT denies), created, updated FROM person"
+            ).fetchall()
+        people = [Person(self._name(tag, sealed), *rest) for tag, sealed, *rest in rows]
+        return sorted(people, key=lambda person: person.name)
 
     def encoder(self) -> str | None:
         """The id of the encoder that made the templates; None where there are none."""
@@ -110,21 +94,31 @@ class Gallery:
             return next((encoder for (encoder,) in self._db.execute("SELECT encoder FROM template LIMIT 1")), None)
 
     def templates(self, bundle: Bundle) -> tuple[np.ndarray, list[str]]:
-        """All embeddings, float32 [N, D], and whose they are, N names.
+        """All embeddings, float32 [N, D], and whose they are, N names, sorted by name.
 
         Raises StoredError where a template was made by another encoder or preprocessing than those of `bundle`.
         """
+        embeddings, names = self._embeddings(bundle, "NOT denies")
+        owners = [name or "" for name in names]
+        order = sorted(range(len(owners)), key=owners.__getitem__)
+        return embeddings[order], [owners[index] for index in order]
+
+    def denied(self, bundle: Bundle) -> tuple[np.ndarray, list[str | None]]:
+        """Embeddings of faces that are not who they seem to be, float32 [N, D], and who that is; None: to be ignored altogether."""
+        return self._embeddings(bundle, "denies")
+
+    def entries(self, name: str | None, crops: bool = False) -> list[Entry]:
+        """The templates of a person, in the order in which they came, those that deny last; with their pictures if `crops`.
+
+        Without a name those of the faces to ignore. Raises InputError.
+        """
         with self._reading():
             rows = self._db.execute(
-                "SELECT embedding, name, encoder, preprocessing FROM template JOIN person ON person.id = template.person"
-                " ORDER BY name, template.id"
+                f"SELECT {COLUMNS}, {'picture' if crops else 'crop.template IS NOT NULL'} FROM template"
+                " LEFT JOIN crop ON crop.template = template.id WHERE person IS ? ORDER BY denies, template.id",
+                (None if name is None else self._known(name),),
             ).fetchall()
-        for blob, _, encoder, preprocessing in rows:
-            self._check_maker(encoder, preprocessing, bundle.encoder, bundle.preprocessing)
-            if len(blob) != 4 * bundle.dimension:
-                raise self._damaged(f"an embedding of {len(blob)} bytes")
-        embeddings = np.frombuffer(b"".join(row[0] for row in rows), "<f4").reshape(-1, bundle.dimension)
-        return embeddings.astype(np.float32), [row[1] for row in rows]
+        return [self._entry(row[:-1], row[-1]) for row in rows]
 
     def accept(self, name: str, more: bool = False) -> str:
         """`name` as it is stored. Raises InputError where `add` would refuse it: not printable, there already or (more) not."""
@@ -137,141 +131,307 @@ class Gallery:
             raise InputError(f"{name} is not in the gallery", "leave --more out to add a new person")
         return name
 
-    def add(self, name: str, templates: Sequence[Template], more: bool = False) -> int:
+    def add(self, name: str, templates: Sequence[Template], more: bool = False, most: int | None = None) -> int:
         """Store `templates` for a new person, or with `more` for one who is there; returns how many there are now.
 
+        Where these are more than `most`, the most redundant go (device/coverage.py).
         Raises InputError (`accept` says when; no template) or StoredError (another encoder).
         """
         name = self.accept(name, more)
         if not templates:
             raise InputError(f"there is no template for {name}", "name at least one picture")
-        with self._writing() as now:
-            makers = self._db.execute("SELECT DISTINCT encoder, preprocessing FROM template").fetchall()
-            for template in templates:
-                for encoder, preprocessing in makers:
-                    self._check_maker(encoder, preprocessing, template.encoder, template.preprocessing)
+        with self._writing("add", detail=f"{len(templates)} templates") as now:
             self.accept(name, more)  # again: somebody else may have added it meanwhile
-            self._db.execute(
-                "INSERT INTO person (name, created, updated) VALUES (?, ?, ?) ON CONFLICT (name) DO UPDATE SET updated = excluded.updated",
-                (name, now, now),
-            )
-            person = self._id(name)
-            self._db.executemany(
-                "INSERT INTO template (person, embedding, encoder, preprocessing, detector, quality, source, created)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                [
-                    (person, np.asarray(t.embedding, "<f4").tobytes(), t.encoder, t.preprocessing, t.detector, t.quality, t.source, now)
-                    for t in templates
-                ],
-            )
-            self._audit(now, "add", person, f"{len(templates)} templates")
+            self._fits(templates)
+            person = self._touched(name, now)
+            self._insert(person, templates, now)
+            if most is not None:
+                self._thin(person, most)
+            self._describe(person, f"{len(templates)} templates")
             return self._count(person)
 
+    def load(self, people: Sequence[tuple[str | None, Sequence[Template]]], more: bool = False) -> int:
+        """Store many people at once, or nobody; None has the faces to ignore. Returns how many templates there are now.
+
+        With `more` those who are there get further templates. Raises what `add` raises.
+        """
+        named = [(None if name is None else self.accept(name, more and self._has(name)), templates) for name, templates in people]
+        with self._writing("import", detail=f"{len(named)} people") as now:
+            for name, templates in named:
+                if name is not None:
+                    self.accept(name, more and self._has(name))
+                self._fits(templates)
+                self._insert(None if name is None else self._touched(name, now), templates, now)
+            return self._db.execute("SELECT count(*) FROM template").fetchone()[0]
+
+    def rename(self, old: str, new: str) -> str:
+        """Give a person another name; returns it as it is stored. Raises InputError (nobody, or somebody has it)."""
+        new = valid_name(new)
+        with self._writing("rename") as now:
+            person = self._known(old)
+            if self._id(new) not in (None, person):
+                raise InputError(f"{new} is in the gallery already", "choose another name, or make one person of both with merge")
+            tag, sealed = self._named(new)
+            self._db.execute("UPDATE person SET name = ?, sealed = ?, updated = ? WHERE id = ?", (tag, sealed, now, person))
+            self._describe(person, "")
+        return new
+
+    def merge(self, name: str, into: str) -> int:
+        """Give all templates of a person to another one, and end the first; returns how many the other one has now."""
+        with self._writing("merge") as now:
+            source, target = self._known(name), self._known(into)
+            if source == target:
+                raise InputError(f"{name} cannot be merged with itself", "name two people")
+            rows = self._db.execute("SELECT id FROM template WHERE person = ?", (source,)).fetchall()
+            self._move([number for (number,) in rows], target)
+            self._db.execute("DELETE FROM person WHERE id = ?", (source,))
+            self._db.execute("UPDATE person SET updated = ? WHERE id = ?", (now, target))
+            self._describe(target, f"with {source}")
+            return self._count(target)
+
+    def split(self, name: str, new: str, numbers: Sequence[int]) -> int:
+        """Make a new person of some templates of another one; returns how many that are. `numbers` are those of `entries`."""
+        new = self.accept(new)
+        with self._writing("split") as now:
+            source = self._known(name)
+            self.accept(new)
+            query = "SELECT id FROM template WHERE person = ? AND NOT denies"
+            own = {number for (number,) in self._db.execute(query, (source,))}
+            strange = sorted(set(numbers) - own)
+            if strange or not numbers:
+                wrong = f"{name} has no template {strange[0]}" if strange else f"no template of {name} is named"
+                raise InputError(wrong, "see enroll.py show for their numbers")
+            if own == set(numbers):
+                raise InputError(f"these are all templates of {name}", "use rename")
+            target = self._touched(new, now)
+            self._move(sorted(set(numbers)), target)
+            self._db.execute("UPDATE person SET updated = ? WHERE id = ?", (now, source))
+            self._describe(source, f"{len(set(numbers))} templates to {target}")
+            return len(set(numbers))
+
+    def deny(self, name: str | None, templates: Sequence[Template]) -> int:
+        """Remember that these show somebody else than `name`, or with None nobody who matters. Returns how many templates of
+        that person (of anybody) went, because they were of the same pictures."""
+        with self._writing("ignore" if name is None else "not") as now:
+            person = None if name is None else self._known(name)
+            self._fits(templates)
+            gone = [number for number, embedding in self._rows(person) if any(embedding @ t.embedding >= SAME for t in templates)]
+            self._db.executemany("DELETE FROM template WHERE id = ?", [(number,) for number in gone])
+            self._insert(person, [replace(template, denies=True) for template in templates], now)
+            self._describe(person, f"{len(templates)} templates, {len(gone)} deleted")
+            return len(gone)
+
     def remove(self, name: str) -> int:
-        """Delete a person with all templates, so that the files hold neither any more; returns how many there were."""
-        name = valid_name(name)
-        with self._writing() as now:
-            person = self._id(name)
-            if person is None:
-                raise InputError(f"{name} is not in the gallery", "see enroll.py list")
+        """Delete a person with all templates, so that the files hold neither any more; returns how many there were.
+
+        Not undone: all that could bring the person back goes too, the copies that migrations made among it.
+        """
+        with self._writing("remove") as now:
+            person = self._known(name)
             count = self._count(person)
             self._db.execute("DELETE FROM person WHERE id = ?", (person,))
-            self._audit(now, "remove", person, f"{count} templates")
+            self._describe(person, f"{count} templates")
+            self._db.execute("DELETE FROM undo")
+            self._db.execute("DELETE FROM state WHERE key LIKE 'derived %'")
+            self._to_forget(now)
+            for copy in self.old_copies():
+                copy.unlink()
         self._forget()
         return count
 
-    def close(self) -> None:
-        self._db.close()
+    def reembed(self, bundle: Bundle, embed: Callable[[np.ndarray], np.ndarray], drop: bool = False) -> tuple[int, int]:
+        """Make every template again with the encoder of `bundle`, from the crops that are kept: how many, and how many were dropped.
 
-    def __enter__(self) -> "Gallery":
-        return self
+        `embed` maps RGB crops uint8 [N, 112, 112, 3] to unit rows [N, D]. Raises InputError where a template has no crop of that
+        bundle's preprocessing, unless these are to `drop`.
+        """
+        with self._reading():
+            rows = self._db.execute(
+                "SELECT template.id, picture, preprocessing, person FROM template LEFT JOIN crop ON crop.template = template.id"
+            ).fetchall()
+        whole = [row for row in rows if row[1] is not None and row[2] == bundle.preprocessing]
+        if len(whole) < len(rows) and not drop:
+            raise InputError(
+                f"{len(rows) - len(whole)} of {len(rows)} templates have no crop to make them from",
+                "drop those with --drop, or enrol again with --keep-crops",
+            )
+        crops = [self._crop(picture) for _, picture, _, _ in whole]
+        embeddings = embed(np.stack(crops)) if crops else np.zeros((0, bundle.dimension), np.float32)
+        with self._writing("reembed", detail=f"{len(whole)} templates, {len(rows) - len(whole)} dropped"):
+            current = {number for (number,) in self._db.execute("SELECT id FROM template")}
+            if current != {row[0] for row in rows}:
+                raise StoredError(f"{self.path} was changed meanwhile", "try again")
+            self._db.executemany("DELETE FROM template WHERE id = ?", [(number,) for number in current - {row[0] for row in whole}])
+            for (number, _, preprocessing, person), embedding in zip(whole, embeddings, strict=True):
+                sealed = self._sealer.seal(_bytes(embedding), _about(person, bundle.encoder, preprocessing))
+                self._db.execute("UPDATE template SET embedding = ?, encoder = ? WHERE id = ?", (sealed, bundle.encoder, number))
+        return len(whole), len(rows) - len(whole)
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def encrypt(self, key: bytes | None) -> None:
+        """Seal all under `key`, or with None under none, and wipe what was there. Cannot be undone."""
+        sealer: Sealer = Plain() if key is None else Vault(key, os.urandom(16))
+        before = self._sealer
+        try:
+            with self._writing("decrypt" if key is None else "encrypt") as now:
+                self._reseal(sealer)
+                self._db.execute("DELETE FROM undo")
+                self._db.execute("DELETE FROM state WHERE key LIKE 'derived %'")
+                self._lock(sealer)
+                self._to_forget(now)
+                for copy in self.old_copies():
+                    copy.unlink()
+        except BaseException:
+            self._sealer = before
+            raise
+        self._forget()
 
-    def _check(self, create: bool) -> None:
-        """It is a gallery and not a newer one, or an empty file that is to become one."""
-        version = self._version()
-        if version > len(MIGRATIONS):
-            raise StoredError(f"{self.path} has schema {version}, this program reads up to {len(MIGRATIONS)}", "update Omokage")
-        tables = {name for (name,) in self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        if not version and not tables and create:
-            return
-        if not version or not {"person", "template", "setting", "audit"} <= tables:
-            raise StoredError(f"{self.path} is not a gallery", "name another file with --gallery")
+    def _reseal(self, sealer: Sealer) -> None:
+        for number, tag, sealed in self._db.execute("SELECT id, name, sealed FROM person").fetchall():
+            self._db.execute("UPDATE person SET name = ?, sealed = ? WHERE id = ?", (*_named(sealer, self._name(tag, sealed)), number))
+        query = "SELECT id, person, encoder, preprocessing, embedding, source FROM template"
+        for number, person, encoder, preprocessing, embedding, source in self._db.execute(query).fetchall():
+            about = _about(person, encoder, preprocessing)
+            sealed, origin = sealer.seal(self._open(embedding, about), about), sealer.seal(self._open(source, "source"), "source")
+            self._db.execute("UPDATE template SET embedding = ?, source = ? WHERE id = ?", (sealed, origin, number))
+        for number, picture in self._db.execute("SELECT template, picture FROM crop").fetchall():
+            sealed = sealer.seal(self._open(picture, "crop"), "crop")
+            self._db.execute("UPDATE crop SET picture = ? WHERE template = ?", (sealed, number))
 
-    def _migrate(self) -> None:
-        for number in range(self._version() + 1, len(MIGRATIONS) + 1):
-            with self._writing():
-                if self._version() < number:  # nobody else was faster
-                    for statement in MIGRATIONS[number - 1]:
-                        self._db.execute(statement)
-                    self._db.execute(f"PRAGMA user_version = {number}")
+    def _embeddings(self, bundle: Bundle, where: str) -> tuple[np.ndarray, list[str | None]]:
+        with self._reading():
+            rows = self._db.execute(f"SELECT embedding, person, encoder, preprocessing FROM template WHERE {where} ORDER BY id").fetchall()
+            names = {number: self._name(tag, sealed) for number, tag, sealed in self._db.execute("SELECT id, name, sealed FROM person")}
+        for encoder, preprocessing in {row[2:] for row in rows}:
+            self._check_maker(encoder, preprocessing, bundle.encoder, bundle.preprocessing)
+        blobs = [self._open(blob, _about(person, *maker)) for blob, person, *maker in rows] if self.encrypted else [row[0] for row in rows]
+        for size in {len(blob) for blob in blobs} - {4 * bundle.dimension}:
+            raise self._damaged(f"an embedding of {size} bytes")
+        embeddings = np.frombuffer(b"".join(blobs), "<f4").reshape(-1, bundle.dimension).astype(np.float32)
+        self._check_unit(embeddings)
+        return embeddings, [names.get(row[1]) for row in rows]
 
-    def _version(self) -> int:
-        return self._db.execute("PRAGMA user_version").fetchone()[0]
+    def _rows(self, person: int | None) -> list[tuple[int, np.ndarray]]:
+        """Numbers and embeddings of a person's templates, or of everybody's."""
+        query = f"SELECT {COLUMNS} FROM template WHERE NOT denies AND {'person = ?' if person is not None else '? IS NULL'} ORDER BY id"
+        entries = [self._entry(row, None) for row in self._db.execute(query, (person,)).fetchall()]
+        return [(entry.number, entry.template.embedding) for entry in entries]
+
+    def _entry(self, row: Sequence, picture: bytes | int | None) -> Entry:
+        number, person, denies, blob, encoder, preprocessing, detector, quality, source, created, *angles = row
+        embedding = np.frombuffer(self._open(blob, _about(person, encoder, preprocessing)), "<f4").astype(np.float32)
+        self._check_unit(embedding[None])
+        look = None if None in angles else Look(*angles)
+        crop = self._crop(picture) if isinstance(picture, bytes) else None
+        origin = self._open(source, "source").decode()
+        template = Template(embedding, encoder, preprocessing, detector, quality, origin, look, crop, bool(denies))
+        return Entry(number, template, created, bool(picture))
+
+    def _check_unit(self, embeddings: np.ndarray) -> None:
+        """A changed byte mostly shows in an embedding's length."""
+        with np.errstate(all="ignore"):
+            lengths = np.einsum("nd,nd->n", embeddings, embeddings)
+        if not (np.abs(lengths - 1) < 1e-3).all():
+            raise self._damaged("an embedding is not of length 1")
+
+    def _crop(self, picture: bytes) -> np.ndarray:
+        image = cv2.imdecode(np.frombuffer(self._open(picture, "crop"), np.uint8), cv2.IMREAD_COLOR)
+        if image is None:
+            raise self._damaged("a crop is no picture")
+        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+    def _insert(self, person: int | None, templates: Iterable[Template], now: str) -> None:
+        for t in templates:
+            about = _about(person, t.encoder, t.preprocessing)
+            look = (None,) * 4 if t.look is None else (t.look.yaw, t.look.pitch, t.look.light, t.look.side)
+            sealed, source = self._sealer.seal(_bytes(t.embedding), about), self._sealer.seal(t.source.encode(), "source")
+            row = (person, t.denies, sealed, t.encoder, t.preprocessing, t.detector, t.quality, source, now, *look)
+            columns = COLUMNS.removeprefix("template.id, ")
+            number = self._db.execute(f"INSERT INTO template ({columns}) VALUES ({', '.join('?' * len(row))})", row).lastrowid
+            if t.crop is not None:
+                picture = cv2.imencode(".png", cv2.cvtColor(t.crop, cv2.COLOR_RGB2BGR))[1].tobytes()
+                self._db.execute("INSERT INTO crop VALUES (?, ?)", (number, self._sealer.seal(picture, "crop")))
+
+    def _thin(self, person: int, most: int) -> None:
+        """Delete the most redundant templates of a person beyond `most`."""
+        query = f"SELECT {COLUMNS} FROM template WHERE person = ? AND NOT denies ORDER BY id"
+        entries = [self._entry(row, None) for row in self._db.execute(query, (person,)).fetchall()]
+        embeddings = np.stack([entry.template.embedding for entry in entries])
+        kept = set(choose(embeddings, [entry.template.quality for entry in entries], most))
+        gone = [(entry.number,) for index, entry in enumerate(entries) if index not in kept]
+        self._db.executemany("DELETE FROM template WHERE id = ?", gone)
+
+    def _move(self, numbers: Iterable[int], target: int) -> None:
+        """Give templates to the person `target`: what is sealed is sealed for its owner."""
+        for number in numbers:
+            query = "SELECT embedding, person, encoder, preprocessing FROM template WHERE id = ?"
+            blob, person, *maker = self._db.execute(query, (number,)).fetchone()
+            sealed = self._sealer.seal(self._open(blob, _about(person, *maker)), _about(target, *maker))
+            self._db.execute("UPDATE template SET person = ?, embedding = ? WHERE id = ?", (target, sealed, number))
+
+    def _touched(self, name: str, now: str) -> int:
+        """The number of the person, who is new or has changed now."""
+        tag, sealed = self._named(name)
+        self._db.execute(
+            "INSERT INTO person (name, sealed, created, updated) VALUES (?, ?, ?, ?)"
+            " ON CONFLICT (name) DO UPDATE SET updated = excluded.updated",
+            (tag, sealed, now, now),
+        )
+        return self._known(name)
+
+    def _named(self, name: str) -> tuple[str, bytes | None]:
+        return _named(self._sealer, name)
+
+    def _name(self, tag: str, sealed: bytes | None) -> str:
+        if not self.encrypted:
+            return tag
+        return self._open(sealed or b"", tag).decode()
+
+    def _has(self, name: str) -> bool:
+        with self._reading():
+            return self._id(valid_name(name)) is not None
+
+    def _known(self, name: str) -> int:
+        """The number of a person who is there. Raises InputError."""
+        name = valid_name(name)
+        person = self._id(name)
+        if person is None:
+            raise InputError(f"{name} is not in the gallery", "see enroll.py list")
+        return person
 
     def _id(self, name: str) -> int | None:
-        return next((number for (number,) in self._db.execute("SELECT id FROM person WHERE name = ?", (name,))), None)
+        tag = self._sealer.tag(name)
+        return next((number for (number,) in self._db.execute("SELECT id FROM person WHERE name = ?", (tag,))), None)
 
-    def _count(self, person: int | None) -> int:
-        return self._db.execute("SELECT count(*) FROM template WHERE person = ?", (person,)).fetchone()[0]
+    def _count(self, person: int) -> int:
+        return self._db.execute("SELECT count(*) FROM template WHERE person = ? AND NOT denies", (person,)).fetchone()[0]
 
-    def _audit(self, now: str, verb: str, person: int | None, detail: str) -> None:
-        """The person's number, not the name: the audit outlives the person."""
-        self._db.execute("INSERT INTO audit (time, verb, person, detail) VALUES (?, ?, ?, ?)", (now, verb, person, detail))
+    def _fits(self, templates: Sequence[Template]) -> None:
+        """All templates of a gallery are of one encoder and preprocessing."""
+        stored = self._db.execute("SELECT encoder, preprocessing FROM template LIMIT 1").fetchone()
+        for template in templates:
+            encoder, preprocessing = stored or (templates[0].encoder, templates[0].preprocessing)
+            self._check_maker(encoder, preprocessing, template.encoder, template.preprocessing)
 
     def _check_maker(self, encoder: str, preprocessing: int, wanted: str, wanted_preprocessing: int) -> None:
         if (encoder, preprocessing) != (wanted, wanted_preprocessing):
             raise StoredError(
                 f"{self.path} holds templates of encoder {encoder} (preprocessing {preprocessing}),"
                 f" this is {wanted} (preprocessing {wanted_preprocessing})",
-                "name that encoder's bundle with --encoder, or enrol into another --gallery",
+                "name that encoder's bundle with --encoder, make the templates again with enroll.py reembed,"
+                " or enrol into another --gallery",
             )
 
-    def _forget(self) -> None:
-        """Empty the write-ahead log, in which older pages still show what was deleted."""
-        with self._reading():
-            busy = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
-            if busy:
-                raise StoredError(
-                    f"the person is removed, but another program reads {self.path} and keeps traces in {self.path}-wal",
-                    "end that program; the traces go when the gallery is opened and closed again",
-                )
 
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[str]:
-        """A transaction: all of the block or nothing. Yields the time, which its rows carry."""
-        with self._reading():
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-                self._db.execute("COMMIT")
-            except BaseException:
-                with contextlib.suppress(sqlite3.Error):
-                    self._db.execute("ROLLBACK")
-                raise
-
-    @contextlib.contextmanager
-    def _reading(self) -> Iterator[None]:
-        """SQLite's errors as Omokage's."""
-        try:
-            yield
-        except sqlite3.OperationalError as error:
-            if "locked" in str(error):
-                raise StoredError(f"{self.path} is in use by another program", "try again") from error
-            raise InputError(f"{self.path} cannot be used ({error})", "check its folder, its permissions and the disk") from error
-        except sqlite3.DatabaseError as error:
-            raise self._damaged(str(error)) from error
-
-    def _damaged(self, reason: str) -> StoredError:
-        return StoredError(f"{self.path} is not a gallery or is damaged ({reason})", "restore a copy, or name another file with --gallery")
+def _named(sealer: Sealer, name: str) -> tuple[str, bytes | None]:
+    """What a person is found by, and the name sealed, where it is."""
+    tag = sealer.tag(name)
+    return tag, None if isinstance(sealer, Plain) else sealer.seal(name.encode(), tag)
 
 
-def _create(path: Path) -> None:
-    """An empty file for its owner alone, in a folder for its owner alone: embeddings are biometric data."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
-    except OSError as error:
-        raise InputError(f"the gallery {path} cannot be made ({error.strerror})", "name another file with --gallery") from error
+def _about(person: int | None, encoder: str, preprocessing: int) -> str:
+    """What a sealed embedding belongs to."""
+    return f"embedding {person} {encoder} {preprocessing}"
+
+
+def _bytes(embedding: np.ndarray) -> bytes:
+    return np.asarray(embedding, "<f4").tobytes()

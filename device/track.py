@@ -148,6 +148,8 @@ class Tracker:
             track.misses += 1
         for track, detection in zip(found, detections, strict=True):
             track.frames += frame.index - track.last_frame if track.misses == 1 and track.found else 1
+            if track.misses > 1:
+                track.checked = None  # somebody else may have come out from behind whatever hid it
             track.box, track.last_time, track.last_frame = detection.box, frame.time, frame.index
             track.found += 1
             track.misses = 0

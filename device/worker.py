@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 PROGRAM = (sys.executable, "-m", "device.edgetpu")
 CAPACITY = 16  # crops that are embedded at a time
-FAREWELL_S = 1.0  # a worker that is told to end may take this long to let go of the device
-BURIAL_S = 0.05  # a killed process is gone sooner, unless it is stuck in the kernel
+FAREWELL_S = 2.0  # a worker that is told to end may take this long to let go of the device
+BURIAL_S = 0.08  # a killed process is gone sooner, unless the machine is busy or it is stuck in the kernel
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -123,8 +123,8 @@ class Worker:
         if self._process.poll() is not None:
             raise self._ended()
 
-    def end(self, wait: float = BURIAL_S) -> bool:
-        """Kill the process, if it lives, and bury it. False: it is stuck in the kernel, call again."""
+    def end(self, wait: float) -> bool:
+        """Kill the process, if it lives, and bury it. False: it is not gone within `wait` seconds, call again."""
         self._channel.close()
         gone = self._kill(wait)
         if gone:
@@ -137,7 +137,7 @@ class Worker:
         self._channel.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(FAREWELL_S)
-        self.end()
+        self.end(FAREWELL_S)
 
     def _kill(self, wait: float) -> bool:
         if self.status is None:  # not buried yet, so the number is still its own
@@ -154,7 +154,9 @@ class Worker:
         last = next((line for line in reversed(words) if line.strip() and not line.startswith("INFO")), "")
         if self.status is not None and self.status < 0:
             return Lost(f"its worker was ended by {signal.Signals(-self.status).name}" + (f": {last}" if last else ""))
-        return Lost(last.partition(": ")[2] or f"its worker ended with status {self.status}")
+        return Lost(
+            last.partition(": ")[2] or ("its worker is ending" if self.status is None else f"its worker ended with status {self.status}")
+        )
 
 
 def serve(open_model: Callable[[Path], "Encoder"], argv: list[str] | None = None) -> int:

@@ -12,7 +12,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 TEXTS = {page.name: page.read_text("utf-8") for page in PAGES}
 CALL = re.compile(r"python (?:-m )?((?:device|train|convert|benchmarks)[/.]\w+)(?:\.py)?( [^\n`]*)?")
 CALLS = sorted({(match[1].replace("/", "."), match[2] or "") for text in TEXTS.values() for match in CALL.finditer(text)})
-VERBS = {"add", "list", "remove", "verify"}
+VERBS = {"add", "list", "remove", "verify", "identify", "compare", "groups"}
 
 
 def words_of(arguments: str) -> list[str]:

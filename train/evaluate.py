@@ -30,7 +30,7 @@ from train import data, groups, labels, metrics, plots, probes
 from train.identification import CLASSIFIERS, Protocol, cohort, identify, photo_crops
 
 Embed = Callable[[np.ndarray], np.ndarray]
-NEGATIVES = 1000  # strangers that the SVM learns from: more made it slower, not better
+NEGATIVES = 1000  # strangers that the SVM learns from
 
 
 @dataclass(frozen=True)
@@ -210,28 +210,28 @@ def _row(found: dict) -> str:
 
 
 def _compare(args: argparse.Namespace) -> int:
-    folder, protocol, negatives = _lfw(args), _protocol(args), _negatives(args)
+    folder, protocol = _lfw(args), _protocol(args)
+    encoders = {str(path): open_encoder(path) for path in args.runs}
     probe = probes.VerificationProbe.read(folder / "crops.zip", folder / args.protocol)
-    people = _people(args)
-    verified: dict[str, Verified] = {}
+    people, negatives = _people(args), _negatives(args)
+    asked = {name: identify(used.identity, used.embed, people, negatives, protocol) for name, used in encoders.items()}
     reports: list[dict] = []
-    for path in args.runs:
-        encoder, name = open_encoder(path), str(path)
-        verified[name] = verify(encoder.embed, probe)
-        report = {"name": name, **verified[name].as_json(encoder.identity, args.protocol)}
+    verified: list[Verified] = []
+    for name, used in encoders.items():
+        verified.append(verify(used.embed, probe))
+        report = {"name": name, **verified[-1].as_json(used.identity, args.protocol)}
         if reports:
-            report["minus_first"] = compare(verified[reports[0]["name"]], verified[name])
-        results = identify(encoder.identity, encoder.embed, people, negatives, protocol)
-        report["identify"] = [result.as_json() for result in results]
-        reports.append(report)
+            report["minus_first"] = compare(verified[0], verified[-1])
+        reports.append(report | {"identify": [result.as_json() for result in asked[name]]})
         print(f"{name} is measured", file=sys.stderr)
-    curves = {name: found.result.curve for name, found in verified.items()}
-    plots.roc(curves, int((~probe.pairs.same).sum()), args.out / "roc.png")
-    plots.det(curves, args.out / "det.png")
-    found = {"protocol": args.protocol, "runs": reports, "plots": [str(args.out / name) for name in ("roc.png", "det.png")]}
+    pictures = [args.out / name for name in ("roc.png", "det.png")]
+    found = {"protocol": args.protocol, "runs": reports, "plots": [str(path) for path in pictures]}
+    print(json.dumps(found) if args.json else _table(found), flush=True)
+    curves = {name: one.result.curve for name, one in zip(encoders, verified, strict=True)}
+    plots.roc(curves, int((~probe.pairs.same).sum()), pictures[0])
+    plots.det(curves, pictures[1])
     with replacing(args.out / "compare.json") as temporary:
         temporary.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
-    print(json.dumps(found) if args.json else _table(found))
     return 0
 
 
@@ -266,6 +266,8 @@ def _groups(args: argparse.Namespace) -> int:
         raise InputError("no crop is named as UTKFace's are, age_sex_race_...", "say with --groups who belongs to which group")
     rows = np.unique(np.concatenate(list(named.values())))
     rows = rows[groups.distinct(crops.images[rows])]
+    if min(len(rows), args.limit) < 2:
+        raise InputError("a pair takes two different pictures", "name more crops with --crops, or raise --limit")
     if len(rows) > args.limit:
         rows = np.sort(np.random.default_rng(0).permutation(rows)[: args.limit])
     embeddings = encoder.embed(crops.images[rows])
@@ -300,6 +302,17 @@ def _groups_text(found: dict) -> str:
         times = "" if g["times_all"] is None else f"{g['times_all']:.1f}"
         lines.append(f"{g['group']:16}{g['pictures']:>9}{g['pairs']:>11}  {rate:28}{times}")
     return "\n".join([*lines, f"Not measured: {found['not_measured']}."])
+
+
+def _share(text: str) -> float:
+    """An argument between 0 and 1, neither included."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return value
 
 
 def _encoder_arguments(verb: argparse.ArgumentParser) -> None:
@@ -354,7 +367,7 @@ def parser() -> Parser:
     _encoder_arguments(verb)
     verb.add_argument("--crops", type=Path, nargs="+", help="crops of strangers, one picture a person (default: UTKFace's in the cohort)")
     verb.add_argument("--groups", type=Path, metavar="FILE", help="CSV picture,group (default: what UTKFace's file names say)")
-    verb.add_argument("--far", type=float, default=bundle.FAR, help="false-accept rate of the threshold (default %(default)s)")
+    verb.add_argument("--far", type=_share, default=bundle.FAR, help="false-accept rate of the threshold (default %(default)s)")
     verb.add_argument("--threshold", type=float, help="cosine (default: the bundle's own, else the one with that rate over all pairs)")
     verb.add_argument("--limit", type=int, default=5000, help="take part at most so many crops (default %(default)s)")
     verb.set_defaults(main=_groups)

@@ -184,6 +184,8 @@ def material(settings: Settings) -> Material:
     crops = data.read_crops([Path(p) for p in settings.crops], without)
     images, found = crops.images[: settings.limit], None
     if "labels" in needs:
+        if settings.labels is None:
+            labels.refuse_empty_folders(Path(p) for p in settings.crops)
         found, _ = labels.read(crops.names[: settings.limit], Path(settings.labels) if settings.labels else None)
         images, found = images[found != labels.UNKNOWN], found[found != labels.UNKNOWN]
     taught = None
@@ -276,7 +278,7 @@ def finetune(settings: Settings, out: Path, resume: bool = False) -> runs.Run:
             encoder = head.calibrated(encoder) if isinstance(head, distill.Distill) else encoder
         if line := objectives.stuck(figures):
             print(line, file=sys.stderr)
-        return encoder, figures | probes.figures(encoder, given.images[: probes.RANK_CROPS].numpy(), probe)
+        return encoder, figures | runs.probed(encoder, given.images[: runs.RANK_CROPS].numpy(), probe)
 
     optimizers = {"optimizer": student.optimizer}
     runs.train(run_, student, optimizers, settings.epochs, settings.batch, lambda epoch: batches(given, settings, epoch), finish)

@@ -145,7 +145,7 @@ class Result:
 
         def share(mine: metrics.Estimate, theirs: metrics.Estimate) -> dict[str, float] | None:
             found = mine.over(theirs)
-            return found and found.as_json()
+            return None if found is None else found.as_json()
 
         rates = {str(far): share(rate, other.found.dir[far]) for far, rate in self.found.dir.items()}
         return {"rank1": share(self.found.rank1, other.found.rank1), "dir": rates}
@@ -154,15 +154,27 @@ class Result:
 def identify(
     encoder: str, embed: Callable[[np.ndarray], np.ndarray], people: data.Crops, negatives: data.Crops | None, protocol: Protocol
 ) -> Iterator[Result]:
-    """Open-set identification over the protocol's seeds, pooled. The crops are embedded once, with the first result.
+    """Open-set identification over the protocol's seeds, pooled. The crops are embedded once, when the first result is asked for.
 
     `people`: labelled crops (source/person/picture), of which LFW's known doubles are left out; `negatives`: crops of people
-    who take no part, which only the SVM wants. Raises InputError where there are too few people.
+    who take no part, which only the SVM wants. Raises InputError, at once, where there are too few people.
     """
     identities = without_doubles(people.names, labels.read(people.names)[0])
+    protocol.people(identities)
+    return _results(encoder, embed, people.images, identities, None if negatives is None else negatives.images, protocol)
+
+
+def _results(
+    encoder: str,
+    embed: Callable[[np.ndarray], np.ndarray],
+    images: np.ndarray,
+    identities: np.ndarray,
+    negatives: np.ndarray | None,
+    protocol: Protocol,
+) -> Iterator[Result]:
     _, known, strangers = protocol.people(identities)
-    embeddings = embed(people.images)
-    others = embed(negatives.images) if negatives is not None else embeddings[:0]
+    embeddings = embed(images)
+    others = embeddings[:0] if negatives is None else embed(negatives)
     for shots in protocol.shots:
         splits = [protocol.split(identities, shots, seed) for seed in range(protocol.seeds)]
         probes = sum(len(split[1]) for split in splits), sum(len(split[2]) for split in splits)
@@ -228,5 +240,6 @@ def cohort(path: Path, most: int | None = None) -> data.Crops:
     """The crops of strangers that the list `path` names, out of the folders and zips beside it; evenly thinned to `most`."""
     names = sorted(data.read_list(path))
     step = max(len(names) // most, 1) if most else 1
-    beside = sorted(p for p in path.parent.iterdir() if p.is_dir() or p.suffix == ".zip")
+    sources = sorted({name.split("/")[0] for name in names})
+    beside = [path.parent / source if (path.parent / source).is_dir() else path.parent / f"{source}.zip" for source in sources]
     return data.read_crops(beside, only=set(names[::step]))

@@ -123,7 +123,7 @@ def pretrain(settings: Settings, out: Path, resume: bool = False) -> runs.Run:
         figures["std_healthy"] = 1 / math.sqrt(settings.projection)
         if figures["std"] < figures["std_healthy"] / 4:
             print("COLLAPSING: all embeddings become equal; lower --rate", file=sys.stderr)
-        return encoder, figures | probes.figures(encoder, images, probe)
+        return encoder, figures | runs.probed(encoder, images, probe)
 
     optimizers = {"optimizer": model.optimizer, "predictor_optimizer": model.predictor_optimizer}
     runs.train(

@@ -5,11 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import tf_keras as keras
 
-from train import data, encoders, metrics
-
-RANK_CROPS = 2000  # how many training crops the effective rank is taken over
+from train import data, metrics
 
 
 @dataclass(frozen=True)
@@ -48,11 +45,3 @@ def effective_rank(embeddings: np.ndarray) -> float:
     values = np.linalg.svd(embeddings, compute_uv=False)
     shares = values / values.sum() + 1e-7
     return float(np.exp(-(shares * np.log(shares)).sum()))
-
-
-def figures(encoder: keras.Model, images: np.ndarray, probe: VerificationProbe | None) -> dict[str, float]:
-    """What an epoch is judged by: the effective rank of the embeddings of crops `images`, and the probe where there is one."""
-    found = {"effective_rank": effective_rank(encoders.embed(encoder, images[:RANK_CROPS]))}
-    if probe is not None:
-        found |= probe(lambda crops: encoders.embed(encoder, crops))
-    return found

@@ -15,11 +15,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 from tqdm import tqdm
 
 from device.program import InputError, OmokageError, StoredError, replacing
+from train import encoders, probes
+
+RANK_CROPS = 2000  # how many training crops the effective rank is taken over
 
 T = TypeVar("T")
 
@@ -157,3 +161,11 @@ def train(
         run.save_encoder(encoder)
         run.log(epoch=epoch + 1, **figures)
         print(", ".join([f"epoch {epoch + 1}/{epochs}", *(f"{name} {value:.4g}" for name, value in figures.items())]), file=sys.stderr)
+
+
+def probed(encoder: keras.Model, images: np.ndarray, probe: probes.VerificationProbe | None) -> dict[str, float]:
+    """What an epoch is judged by: the effective rank of the embeddings of crops `images`, and the probe where there is one."""
+    found = {"effective_rank": probes.effective_rank(encoders.embed(encoder, images[:RANK_CROPS]))}
+    if probe is not None:
+        found |= probe(lambda crops: encoders.embed(encoder, crops))
+    return found

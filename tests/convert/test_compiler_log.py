@@ -3,7 +3,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from convert import compiler_log
@@ -195,7 +195,7 @@ def test_every_failure_is_in_the_guide():
 LINES = st.sampled_from([*TOGETHER.splitlines(), *LARGE.splitlines(), "CONV_2D  12  Mapped to Edge TPU", "Total number of operations: ٣"])
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])  # others use the machine as well
 @given(st.lists(LINES | st.text(max_size=40), max_size=30), st.integers(-64, 255))
 def test_any_text_is_read(lines, status):
     report = compiler_log.parse("\n".join(lines), status)

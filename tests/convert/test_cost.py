@@ -156,7 +156,7 @@ def test_what_stays_on_the_cpu_costs_there_and_widens_the_range():
     assert (on_cpu.parameters, on_cpu.activations, on_cpu.load) == (0, 0, cost.Load())
     assert on_cpu.seconds(host) == pytest.approx(on_cpu.macs * host.mac + on_cpu.written * host.element)
     time = part.latency(host)
-    assert time.high / time.estimate == time.estimate / time.low == cost.SPREAD_CPU
+    assert (time.low, time.high) == pytest.approx((time.estimate / cost.SPREAD_CPU, time.estimate * cost.SPREAD_CPU))
     assert cost.estimate(graph, [False, False]).crossing == cost.Crossing(0, 0, 0)
 
 
@@ -188,18 +188,15 @@ def test_estimates_are_finite_and_ordered_whatever_the_model(side, layers, patte
 
 
 def test_a_fit_finds_the_figures_that_made_the_measurements():
-    """Rows that a slower machine made: the fit moves away from what cost.py holds, towards it."""
-    slower = replace(cost.HOSTS["usb3"], sent=2 * cost.HOSTS["usb3"].sent)
-    rows = []
-    for units in (100, 200, 300, 400, 500, 600, 700, 800):
-        estimate = whole(Network(1, units).dense(units).graph())
-        for side in (64, 128, 256):
-            stride = whole(Network(1, side, side, 3).conv(1, 1, (side, side)).graph())
-            rows.append(Row(f"{side}", "usb3", 1e3 * stride.latency(slower).estimate, stride, "made up"))
-        rows.append(Row(f"{units}", "usb3", 1e3 * estimate.latency(slower).estimate, estimate, "made up"))
+    """A machine that sends at a third of the speed that the fit begins with; no row speaks of the others, they stay."""
+    slower = replace(cost.HOSTS["usb3"], sent=3 * cost.HOSTS["usb3"].sent)
+    graphs = [Network(1, units).dense(units).graph() for units in (100, 400, 800)]
+    graphs += [Network(1, side, side, 3).conv(1, 1, (side, side)).graph() for side in (64, 128, 192, 256)]
+    estimates = [whole(graph) for graph in graphs]
+    rows = [Row(str(i), "usb3", 1e3 * each.latency(slower).estimate, each, "made up") for i, each in enumerate(estimates)]
     _, hosts = edgetpu_latency.fit(rows)
-    assert hosts["usb3"].sent == pytest.approx(slower.sent, rel=0.15)
-    assert hosts["pi4"] == cost.HOSTS["pi4"] or hosts["pi4"].sent == pytest.approx(cost.HOSTS["pi4"].sent)
+    assert hosts["usb3"].sent == pytest.approx(slower.sent, rel=0.1)
+    assert hosts["pi4"].sent == pytest.approx(edgetpu_latency.START["pi4"][1])
 
 
 def test_halves_keep_the_rows_of_a_model_together():

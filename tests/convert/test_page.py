@@ -1,3 +1,4 @@
+import os
 import re
 from html.parser import HTMLParser
 
@@ -99,6 +100,12 @@ def test_the_program_writes_it(leaky_chain, tmp_path, capsys):
     assert check.main([str(leaky_chain), "--html", str(target)]) == 1
     assert target.read_text("utf-8").startswith("<!doctype html>")
     assert "a part maps" in capsys.readouterr().out
+
+
+def test_a_path_that_is_no_text_is_told_all_the_same(relu_chain, tmp_path):
+    strange = relu_chain.rename(tmp_path / os.fsdecode(b"\xff.tflite"))
+    assert check.main([str(strange), "--html", str(tmp_path / "check.html")]) == 0
+    assert "\\udcff.tflite" in (tmp_path / "check.html").read_text("utf-8")
 
 
 def test_a_page_that_cannot_be_written_is_one_line(leaky_chain, tmp_path, capsys):

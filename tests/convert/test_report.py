@@ -90,4 +90,5 @@ def test_what_was_measured_besides_is_shown(found, crops):
     assert "+10.00 (+9.50 to +10.50)" in text
     assert "+1.00 (+0.50 to +1.50)" in text
     assert "epoch 1 was kept" in text
+    assert "epoch 2 was kept" in report.page("mine", {**found, "method": "qat"}, *crops)
     assert Parsed(text).tags.count("table") == 5

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from device import camera
-from device.camera import LARGEST, open_camera, open_source, pictures_in, read_picture
+from device.camera import open_camera, open_source, pictures_in, read_picture
 from device.program import InputError, MissingError
 
 
@@ -285,7 +285,7 @@ def test_a_thread_that_hangs_gives_none(scripted, monkeypatch):
         next(frames)
         threading.Timer(0.1, pace.release).start()
         next(frames)
-        pace.release()
+        pace.release(9)
     assert signs == []
 
 
@@ -476,7 +476,26 @@ def test_a_picture_of_one_pixel_is_a_picture(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_huge_picture_is_shrunk_and_that_is_told(tmp_path, caplog):
-    cv2.imwrite(str(tmp_path / "huge.jpg"), np.zeros((9000, 12000, 3), np.uint8))
-    assert read_picture(tmp_path / "huge.jpg").shape == (3072, LARGEST, 3)
-    assert "12000 x 9000 pixels: shrunk to 4096 x 3072" in caplog.text
+def test_a_huge_jpeg_is_read_smaller_and_that_is_told(tmp_path, caplog):
+    cv2.imwrite(str(tmp_path / "huge.jpg"), np.full((9000, 12000), 90, np.uint8))
+    picture = read_picture(tmp_path / "huge.jpg")
+    assert picture.shape == (4500, 6000, 3)
+    assert picture[0, 0, 0] == 90
+    assert "huge.jpg has 108 million pixels, it is read at 1/2 of its size" in caplog.text
+
+
+def test_a_png_that_says_it_is_huge_is_refused_before_it_is_read(tmp_path):
+    path = tmp_path / "huge.png"
+    cv2.imwrite(str(path), picture(90))
+    content = bytearray(path.read_bytes())
+    content[16:24] = (12000).to_bytes(4, "big") + (9000).to_bytes(4, "big")
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="has 108 million pixels, too many: shrink it to 8192 a side"):
+        read_picture(path)
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3, 10, 25, 100, 160])
+def test_a_header_that_breaks_off_is_unreadable(tmp_path, cut):
+    (tmp_path / "cut.jpg").write_bytes(jpeg(90)[:cut])
+    with pytest.raises(InputError, match="cannot be read"):
+        read_picture(tmp_path / "cut.jpg")

@@ -10,7 +10,8 @@ import pytest
 
 from device import bundle
 from device.camera import read_picture
-from device.enroll import Candidate, Spread, advice, main
+from device.collect import Candidate, Spread
+from device.enroll import advice, main
 from device.gallery import Gallery, Template
 
 
@@ -68,7 +69,7 @@ def test_a_person_is_added_listed_and_removed(call, astronaut, grace_hopper, pat
     status, out, err = call("list")
     assert status == 0 and err == ""
     assert [line.split("\t")[:2] for line in out.splitlines()] == [["Eileen Collins", "1 template"], ["Grace Hopper", "1 template"]]
-    assert call("remove", "Grace Hopper") == (0, "removed Grace Hopper: 1 template\n", "")
+    assert call("remove", "Grace Hopper", "--yes") == (0, "removed Grace Hopper: 1 template\n", "")
     assert [line.split("\t")[0] for line in call("list")[1].splitlines()] == ["Eileen Collins"]
     with Gallery(path) as gallery:
         (embedding,), names = gallery.templates(bundle.find(None))
@@ -79,9 +80,9 @@ def test_json_follows_the_contract(call, astronaut, grace_hopper, landscape, val
     answers = []
     for argv in (
         ["add", "Eileen", astronaut, landscape],
-        ["add", "Eileen", "--more", astronaut],
+        ["add", "Eileen", "--more", grace_hopper],
         ["list"],
-        ["remove", "Eileen"],
+        ["remove", "Eileen", "--yes"],
         ["list"],
     ):
         status, out, err = call(*argv, "--json")
@@ -230,7 +231,7 @@ def test_missing_things_are_told(call, astronaut, path):
 @pytest.mark.parametrize(
     "argv, wrong",
     [
-        ([], "arguments are required: add|list|remove"),
+        ([], "arguments are required: add|list|show"),
         (["add"], "arguments are required: NAME"),
         (["add", "Eileen", "--camera", "front"], "invalid int value: 'front'"),
         (["add", "Eileen", "photo.jpg", "--none", "value"], "unrecognized arguments: --none"),

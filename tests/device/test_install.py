@@ -50,7 +50,8 @@ def root(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def installer(root) -> Installer:
     """Runs install.sh below `root`, off the network: it finds the packages of this environment where it wants to install them."""
-    pytest.importorskip("hatchling")  # the network would bring it
+    for builder in ("hatchling", "editables"):  # the network would bring them
+        pytest.importorskip(builder)
     packages = {"PYTHONPATH": sysconfig.get_path("purelib"), "PIP_NO_INDEX": "1", "PIP_NO_BUILD_ISOLATION": "0"}  # 0: none
 
     def install(*argv: object, **variables: str) -> subprocess.CompletedProcess[str]:

@@ -218,6 +218,15 @@ def test_what_does_not_fit_in_is_looked_at_again_at_once():
     assert stage.recogniser.crops - before >= 6
 
 
+def test_a_face_that_was_missed_is_looked_at_again_at_once():
+    stage = Stage()
+    stage.show((GREEN, 100), frames=10)
+    stage.show(frames=2)
+    before = stage.recogniser.crops
+    stage.show((GREEN, 100))
+    assert stage.recogniser.crops == before + 1
+
+
 def test_the_encoder_hears_of_every_frame_even_without_a_face():
     """It may watch over a worker (device/embed.py)."""
     stage = Stage(interval=3)

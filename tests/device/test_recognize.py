@@ -120,7 +120,7 @@ def test_without_a_gallery_everyone_is_unknown_and_a_notice_says_how_to_enrol(wa
 
 
 def test_an_emptied_gallery_is_like_none(watch, enrolled: Path, astronaut: Path, capsys):
-    assert enroll.main(["remove", "Eileen Collins"]) == 0
+    assert enroll.main(["remove", "Eileen Collins", "--yes"]) == 0
     told, _ = watch("--source", astronaut)
     assert told[0]["code"] == "gallery-empty"
 

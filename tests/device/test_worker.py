@@ -7,19 +7,21 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from device import bundle
+from device import bundle, worker
 from device.embed import Encoder, Patience, SupervisedEncoder
 from device.worker import CAPACITY, Lost, Worker
 
 STANDIN = Path(__file__).with_name("standin.py")
 WHITE = np.full((1, 112, 112, 3), 255, np.uint8)
 NOISE = np.random.default_rng(0).integers(0, 255, (40, 112, 112, 3), np.uint8)
-AT_ONCE = Patience(answer=0.3, retry=0.0, longest=0.0)
+AT_ONCE = Patience(answer=60.0, retry=0.0, longest=0.0)
+HASTY = replace(AT_ONCE, answer=1.0)  # for what hangs anyway
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +32,12 @@ def model(bundle_path):
 @pytest.fixture(scope="module")
 def cpu(model):
     return Encoder(model)
+
+
+@pytest.fixture(autouse=True)
+def _time_to_end(monkeypatch):
+    """A worker that ends is waited for, so that how it ended is known however busy the machine is."""
+    monkeypatch.setattr(worker, "BURIAL_S", 30.0)
 
 
 @pytest.fixture
@@ -110,18 +118,18 @@ def test_a_frame_may_have_any_number_of_crops(begin, cpu):
         ("abort", r"ended by SIGABRT: F driver.cc:42\] USB transfer error 2"),
         ("segfault", "ended by SIGSEGV"),
         ("leave", "ended with status 0"),
-        ("hang", r"did not answer within 0.3 s"),
+        ("hang", r"did not answer within 1 s"),
         ("nan", "what are no embeddings"),
     ],
 )
 def test_the_crops_that_the_worker_was_lost_over_are_answered_by_the_cpu(begin, cpu, what, told):
-    encoder = serving(begin(what, "white"))
+    encoder = serving(begin(what, "white", HASTY if what == "hang" else AT_ONCE))
     np.testing.assert_array_equal(encoder.embed(WHITE), cpu.embed(WHITE))
     assert encoder.backend == "cpu" and encoder.deaths == 1
     kind, text = encoder.notices[-1]
     assert kind == "backend-cpu"
     assert re.search(told, text), text
-    assert not lives(encoder.pids[0])
+    until(lambda: not lives(encoder.pids[0]))
     serving(encoder)
     assert [kind for kind, _ in encoder.notices] == ["backend-edgetpu", "backend-cpu", "backend-edgetpu"]
     assert len(encoder.pids) == 2
@@ -129,18 +137,18 @@ def test_the_crops_that_the_worker_was_lost_over_are_answered_by_the_cpu(begin, 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP])
 def test_a_worker_that_is_ended_or_stopped_between_two_frames_is_noticed(begin, cpu, number):
-    encoder = serving(begin())
+    encoder = serving(begin(patience=HASTY if number == signal.SIGSTOP else AT_ONCE))
     os.kill(encoder.pids[0], number)
     until(lambda: encoder.backend == "cpu", encoder)
-    assert encoder.deaths == 1 and not lives(encoder.pids[0])
+    assert encoder.deaths == 1
+    until(lambda: not lives(encoder.pids[0]))
 
 
 def test_a_death_is_noticed_without_any_face(begin):
     encoder = serving(begin())
     os.kill(encoder.pids[0], signal.SIGKILL)
-    until(lambda: encoder.embed(NOISE[:0]) is not None and encoder.backend == "cpu")
-    with pytest.raises(ChildProcessError):  # buried
-        os.waitpid(encoder.pids[0], os.WNOHANG)
+    until(lambda: encoder.embed(NOISE[:0]) is not None and encoder.deaths)
+    until(lambda: encoder.embed(NOISE[:0]) is not None and not Path(f"/proc/{encoder.pids[0]}").exists())  # buried
 
 
 @pytest.mark.parametrize(
@@ -174,7 +182,7 @@ def test_nothing_grows_over_many_frames_and_deaths(begin):
     maps = Path("/proc/self/maps")
     before = open_files(), maps.read_text().count("omokage-crops")
     for _ in range(2):
-        for _ in range(300):
+        for _ in range(150):
             encoder.embed(NOISE[:1])
         encoder.embed(WHITE)
         serving(encoder)
@@ -244,21 +252,22 @@ def test_where_no_file_can_be_opened_the_cpu_answers(begin, cpu):
 
 
 def test_a_model_of_another_dimension_is_refused(model, cpu):
-    worker = Worker(model, cpu.dimension + 1, (sys.executable, str(STANDIN), "nothing", "never"))
+    process = Worker(model, cpu.dimension + 1, (sys.executable, str(STANDIN), "nothing", "never"))
     with pytest.raises(Lost, match=rf"has {cpu.dimension} dimensions"):
-        worker.embed(NOISE[:1], 60)
-    assert worker.end()
+        process.embed(NOISE[:1], 60)
+    assert process.end(30.0)
 
 
 def test_an_answer_that_was_not_waited_for_is_no_answer_to_the_next_question(begin):
-    worker = serving(begin()).last
-    worker.ask(NOISE[:1])
+    process = serving(begin()).last
+    process.ask(NOISE[:1])
     with pytest.raises(Lost, match="interrupted"):
-        worker.embed(NOISE[1:2], 60)
+        process.embed(NOISE[1:2], 60)
 
 
-def test_a_worker_that_is_closed_ends_by_itself(model, cpu):
-    worker = Worker(model, cpu.dimension, (sys.executable, str(STANDIN), "nothing", "never"))
-    worker.embed(NOISE[:1], 60)
-    worker.close()
-    assert worker.status == 0
+def test_a_worker_that_is_closed_ends_by_itself(model, cpu, monkeypatch):
+    monkeypatch.setattr(worker, "FAREWELL_S", 30.0)
+    process = Worker(model, cpu.dimension, (sys.executable, str(STANDIN), "nothing", "never"))
+    process.embed(NOISE[:1], 60)
+    process.close()
+    assert process.status == 0

@@ -237,6 +237,29 @@ def test_groups_of_a_table_that_fits_nothing(people, colours, tmp_path, capsys, 
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--far", "0"], "--far: 0 is not between 0 and 1"),
+        (["--far", "x"], "--far: x is not between 0 and 1"),
+        (["--limit", "1"], "a pair takes two"),
+    ],
+)
+def test_groups_with_bad_numbers(people, colours, tmp_path, capsys, more, said):
+    (tmp_path / "groups.csv").write_text("picture,group\npeople/P00/0,x\npeople/P01/0,x\n")
+    try:
+        status = evaluate.main(["groups", "--encoder", "a", "--crops", str(people), "--groups", str(tmp_path / "groups.csv"), *more])
+    except SystemExit as stop:
+        status = stop.code
+    assert status == 2
+    assert said in capsys.readouterr().err
+
+
+def test_compare_tells_a_wrong_run_before_it_measures(lfw, people, tmp_path, capsys):
+    assert evaluate.main(["compare", "nowhere.keras", "--lfw", str(lfw), "--people", str(people)]) == 2
+    assert "nowhere.keras does not exist" in capsys.readouterr().err
+
+
 def test_groups_need_names_or_a_table(people, colours, capsys):
     assert evaluate.main(["groups", "--encoder", "a", "--crops", str(people)]) == 2
     assert "--groups" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """The program on real pictures: parts of two photos stand for people, the encoder is narrow, an epoch takes a moment."""
 
 import json
+import shutil
 
 import cv2
 import numpy as np
@@ -176,10 +177,17 @@ def test_one_picture_of_everybody_makes_no_triplet(people, tmp_path, capsys):
     for person in people.iterdir():
         (single / person.name).mkdir(parents=True)
         (single / person.name / "0.png").write_bytes((person / "0.png").read_bytes())
-    (single / "nobody").mkdir()
     assert finetune.main(arguments(single, tmp_path / "run", "--objective", "triplet", "--people", "4")) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_a_person_without_a_picture(people, tmp_path, capsys):
+    folder = tmp_path / "people"
+    shutil.copytree(people, folder)
+    (folder / "nobody").mkdir()
+    assert finetune.main(arguments(folder, tmp_path / "run", "--objective", "softmax")) == 2
+    assert "nobody is empty: add pictures of nobody, or remove it" in capsys.readouterr().err
 
 
 @pytest.mark.slow
