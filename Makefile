@@ -59,6 +59,7 @@ build/simsiam-fused/manifest.json: runs/simsiam-112/done
 # The default encoder again: that SimSiam start, distilled from dlib's face model without labels, at 64x64 and at 112x112,
 # then 8 bits. The teacher's embeddings take a quarter of an hour, an epoch at 112x112 five to seven minutes.
 UNLABELLED := $(CROPS) $(OMOKAGE_DATA)/crops/celeba_id.zip
+TAUGHT := distilled, without labels, from dlib's face recognition model (ResNet-29 by Davis King, CC0), which its author trained with labels on about 3 million faces
 DISTIL := --objective distill --teacher dlib --cache runs/teacher --crops $(UNLABELLED) --without $(COHORT) --precision mixed_bfloat16 \
 	--rate 3e-3 --probe-crops $(LFW)/crops.zip --probe-pairs $(LFW)/pairsDevTest.txt
 finetune = test -f $(@D)/config.json && R="--resume $(@D)" || R="--out $(@D) $(DISTIL) $(1)"; \
@@ -74,7 +75,7 @@ runs/distil-112/done: runs/distil-64/done
 
 build/omokage-s/manifest.json: runs/distil-112/done
 	.venv/bin/python convert/quantize.py --encoder $(<D)/encoder.keras --crops $(UNLABELLED) --cohort $(COHORT) --lfw $(LFW) \
-	    --out $(@D) --licence "$(RESEARCH)" --source "$$(git describe --always --dirty)" --recipe "make encoder"
+	    --out $(@D) --licence "$(RESEARCH)" --source "$$(git describe --always --dirty)" --recipe "make encoder" --taught "$(TAUGHT)"
 
 .venv-demo/ready: pyproject.toml
 	$(PYTHON) -m venv .venv-demo

@@ -26,7 +26,7 @@ from device.program import HOLDS_NOT, Parser, run
 ENCODER = "0123456789abcdef"
 BUNDLE = Bundle(Path("none"), {"encoder": ENCODER, "dimension": 128, "preprocessing": {"version": 1}})
 EACH = 3  # templates of a person
-LONGEST_S = 0.5  # until the kill; several enrolments and removals fit in
+LONGEST_S = 0.25  # until the kill; a few enrolments and removals fit in
 FEW = 5  # people who stay at most
 NAME = re.compile(rb"Margarethe \d+-\d+ von Sorgenfrei")
 

@@ -79,10 +79,9 @@ def measure(
                 **quantize.parities(reference, int8.embed(held_out)),
                 "seconds": seconds,
             }
-        if isinstance(made, quantize.Quantised):
-            found[name] |= made.log
-            layers = quantize.layers(made, held_out[:32])
-            found[name]["worst_layer"] = max(layers, key=lambda layer: layer["lost"])["name"]
+            if isinstance(made, quantize.Quantised):
+                layers = quantize.layers(made, path, held_out[: quantize.LAYER_CROPS])
+                found[name] |= {**made.log, "worst_layer": max(layers, key=lambda layer: layer["lost"])["name"]}
         print(f"{name}: {verified.result.accuracy:.2%} in {seconds:.0f} s", file=sys.stderr)
     return found
 

@@ -37,7 +37,7 @@ def arguments(description: str | None, out: str, steps: int) -> Parser:
     parser.add_argument("--out", type=Path, default=Path(out), help="(default %(default)s)")
     parser.add_argument("--steps", type=int, default=steps, help="of each tuning (default %(default)s)")
     parser.add_argument("--start", type=Path, default=Path("build/simsiam-small"), help="run of the SimSiam start (default %(default)s)")
-    parser.add_argument("--pretraining", type=int, default=4, help="its epochs (default %(default)s)")
+    parser.add_argument("--pretraining", type=int, default=3, help="its epochs (default %(default)s)")
     parser.add_argument("--limit", type=int, help="take the first N crops, to try a script")
     return parser
 

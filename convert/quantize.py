@@ -27,7 +27,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from convert import calibration, card
+from convert import calibration, card, tflite_graph
 from convert.report import page
 from device import align, bundle
 from device.embed import Encoder
@@ -63,7 +63,7 @@ class Settings:
     limit: int = 20_000
     epochs: int = 2
     batch: int = 64
-    rate: float = 1e-4
+    rate: float = 1e-5
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -158,7 +158,8 @@ def unexplained(teacher: keras.Model, images: np.ndarray) -> Loss:
     variance = encoders.outputs(teacher, images).var(axis=0).mean()
 
     def loss(student: keras.Model, views: tf.Tensor) -> tf.Tensor:
-        return tf.reduce_mean(tf.square(student(views, training=True) - teacher(views, training=False))) / variance
+        embeddings = tf.cast(student(views, training=True), tf.float32)
+        return tf.reduce_mean(tf.square(embeddings - teacher(views, training=False))) / variance
 
     return loss
 
@@ -314,18 +315,15 @@ def thresholds(embeddings: np.ndarray, fars: tuple[float, ...] = FARS) -> list[d
     return [{"threshold": float(np.quantile(cosines, 1 - far)), "far": far, "measured_on": where} for far in carried]
 
 
-def layers(made: Quantised, images: np.ndarray) -> list[dict[str, Any]]:
-    """Layer by layer, the cosine of the float output to the fake-quantised one and to the int8 one, on crops uint8.
+def layers(made: Quantised, model: Path, images: np.ndarray) -> list[dict[str, Any]]:
+    """Layer by layer, the cosine of the float output to the fake-quantised one and to that of the int8 file `model`, on crops uint8.
 
     Layers that the int8 model has merged into the next (a convolution into its ReLU6) are left out. `lost` is what the
     int8 cosine falls by from the layer's inputs to its output: the layer with the most has lost the most.
     """
-    interpreter = _all_tensors(made.tflite)
-    stored = {}  # the last tensor of a layer stands for it
-    for operation in interpreter._get_ops_details():
-        for index in operation["outputs"]:
-            detail = interpreter._get_tensor_details(index, 0)
-            stored[_layer_of(detail["name"])] = detail
+    graph, interpreter = tflite_graph.read(model).graphs[0], _all_tensors(model)
+    # The last tensor of a layer stands for it.
+    stored = {_layer_of(tensor.name): tensor for operation in graph.operations for tensor in graph.of(operation.outputs)}
     names = [layer.name for layer in made.teacher.layers if layer.name in stored]
     float_ = keras.Model(made.teacher.input, {name: made.teacher.get_layer(name).output for name in names})
     fake = keras.Model(made.student.input, {name: made.student.get_layer(f"quant_{name}").output for name in names})
@@ -334,11 +332,11 @@ def layers(made: Quantised, images: np.ndarray) -> list[dict[str, Any]]:
         batch = encoders.scale(tf.constant(images[start : start + 8]))
         wanted, simulated = ({name: rows.numpy() for name, rows in model(batch, training=False).items()} for model in (float_, fake))
         for row, image in enumerate(images[start : start + 8]):
-            interpreter.set_tensor(interpreter.get_input_details()[0]["index"], image[None])
+            interpreter.set_tensor(graph.inputs[0], image[None])
             interpreter.invoke()
             for name in names:
-                scale, zero = stored[name]["quantization"]
-                real = scale * (interpreter.get_tensor(stored[name]["index"])[0].astype(np.float32) - zero)
+                tensor = stored[name]
+                real = tensor.scales[0] * (interpreter.get_tensor(tensor.index)[0].astype(np.float32) - tensor.zero_points[0])
                 cosines[name].append((_cosine(wanted[name][row], simulated[name][row]), _cosine(wanted[name][row], real)))
     means = {name: float(np.mean([int8 for _, int8 in cosines[name]])) for name in names}
     found = []
@@ -357,12 +355,12 @@ def _layer_of(tensor: str) -> str:
     return parts[min(1, len(parts) - 1)].removeprefix("quant_")
 
 
-def _all_tensors(model: bytes) -> Any:
+def _all_tensors(model: Path) -> Any:
     """An interpreter that keeps what lies between, so without XNNPACK."""
     import ai_edge_litert.interpreter as litert
 
     plain = litert.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
-    interpreter = litert.Interpreter(model_content=model, experimental_preserve_all_tensors=True, experimental_op_resolver_type=plain)
+    interpreter = litert.Interpreter(str(model), experimental_preserve_all_tensors=True, experimental_op_resolver_type=plain)
     interpreter.allocate_tensors()
     return interpreter
 
@@ -431,7 +429,7 @@ def make_bundle(settings: Settings, out: Path, told: Told, html: Path) -> bundle
     """Quantise, measure, and write the bundle `out` and the page `html`."""
     if out.exists():
         raise InputError(f"{out} exists, and a bundle is never changed in place", "choose another name, or remove it first")
-    if (html.parent / "manifest.json").exists() or html.parent == out:
+    if (html.parent / "manifest.json").exists() or html.parent.resolve() == out.resolve():
         raise InputError(f"{html} would lie in a bundle, and it shows pictures of people", "name another place with --report")
     cohort = data.read_crops(settings.crops, only=data.read_list(settings.cohort)).images
     if len(cohort) < FEWEST_STRANGERS:
@@ -449,7 +447,7 @@ def make_bundle(settings: Settings, out: Path, told: Told, html: Path) -> bundle
         strangers = tflite.embed(cohort)
         np.savez_compressed(files["cohort.npz"], embeddings=np.round(strangers * 127).astype(np.int8))
         found = report(made.teacher, tflite, cohort, settings.lfw, ptq) | made.log
-        found["layers"] = layers(made, cohort[:: max(len(cohort) // LAYER_CROPS, 1)][:LAYER_CROPS])
+        found["layers"] = layers(made, files[bundle.ENCODER], cohort[:: max(len(cohort) // LAYER_CROPS, 1)][:LAYER_CROPS])
         found["worst_layer"] = max(found["layers"], key=lambda layer: layer["lost"])["name"]
         files["report.json"].write_text(json.dumps(found, indent=1) + "\n")
         facts = {
@@ -471,8 +469,9 @@ def make_bundle(settings: Settings, out: Path, told: Told, html: Path) -> bundle
         }
         sizes = {name: file.stat().st_size for name, file in files.items() if file.exists()}
         card.write_card(files["CARD.md"], facts, found, bundle.sha256(files[bundle.ENCODER])[:16], sizes)
+        written = bundle.write(out, files.values(), facts)
         write_page(html, out.name, made, tflite, cohort, found)
-        return bundle.write(out, files.values(), facts)
+        return written
 
 
 def parser() -> Parser:

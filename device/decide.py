@@ -1,10 +1,12 @@
 """Who a face is: the nearest templates of the gallery, a threshold, and a verdict that does not flicker."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+
+from device.classify import NEIGHBOURS, Classifier, Neighbours
 
 AGREE = 3  # verdicts in a row that must agree before the first one is settled
 DISPUTE = 8  # verdicts after which a face whose crops never agree is settled as unknown
@@ -14,7 +16,7 @@ MARGIN = 0.05  # cosine by which a face must outdo another one in the same frame
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is said about a face. `score` and `threshold` are cosines; `score` is None where there is nothing to compare.
+    """What is said about a face. `score` and `threshold` are device.classify's, -1 to 1 (None: there is nothing to compare).
 
     `why` is a reason other than the score's being above or below the threshold.
     """
@@ -25,6 +27,7 @@ class Verdict:
     threshold: float
     runner_up: tuple[str, float] | None = None  # if known the second-best person, else the best guess
     why: str | None = None
+    probability: float | None = None  # that the best person is who it is; None where nothing tells
 
     def agrees(self, other: "Verdict") -> bool:
         return (self.decision, self.name) == (other.decision, other.name)
@@ -32,7 +35,7 @@ class Verdict:
     def withheld(self, why: str) -> "Verdict":
         """The same face without a name; the name that it would have got becomes the best guess."""
         guess = (self.name, self.score) if self.name is not None and self.score is not None else self.runner_up
-        return Verdict("unknown", None, self.score, self.threshold, guess, why)
+        return Verdict("unknown", None, self.score, self.threshold, guess, why, self.probability)
 
 
 class Decider(Protocol):
@@ -45,33 +48,40 @@ class Decider(Protocol):
         ...
 
 
-class NearestNeighbours:
-    """A person's score is the mean cosine of the probe to the `k` nearest of that person's templates (all, if fewer).
+class OpenSet:
+    """Who scores best is known from `threshold` on, and for somebody to look at from `review` on; below, the face is unknown.
 
-    The mean of a few forgives one bad template as well as one lucky one. The best person is known at `threshold` or above.
+    `probability` turns a score into the probability that the name is right.
     """
 
-    def __init__(self, embeddings: np.ndarray, names: Sequence[str], threshold: float, k: int = 3):
-        """`embeddings`: float32 unit rows [N, D], one template each; `names`: whose they are, N of them."""
-        if len(embeddings) != len(names):
-            raise ValueError(f"{len(embeddings)} embeddings and {len(names)} names")
+    def __init__(
+        self, classifier: Classifier, threshold: float, review: float | None = None, probability: Callable[[float], float] | None = None
+    ):
         self.threshold = threshold
-        self.k = k
-        owners = np.array(names, object)
-        self._templates = {name: embeddings[owners == name] for name in sorted(set(names))}
+        self._classifier, self._probability = classifier, probability
+        self._review = threshold if review is None else review
 
     def decide(self, probe: np.ndarray) -> Verdict:
         """The verdict on an embedding: float32 unit [D]."""
-        scores = [(self._score(templates, probe), name) for name, templates in self._templates.items()]
-        if not scores:
+        ranked = self._classifier.best(probe)
+        if not ranked:
             return Verdict("unknown", None, None, self.threshold, why="nobody is enrolled")
-        best, *others = [(name, score) for score, name in sorted(scores, key=lambda entry: -entry[0])]
-        if best[1] >= self.threshold:
-            return Verdict("known", best[0], best[1], self.threshold, others[0] if others else None)
-        return Verdict("unknown", None, best[1], self.threshold, best)
+        best, *others = ranked
+        name, score = best
+        probability = None if self._probability is None else self._probability(score)
+        if score >= self.threshold:
+            return Verdict("known", name, score, self.threshold, others[0] if others else None, probability=probability)
+        if score >= self._review:
+            return Verdict("review", None, score, self.threshold, best, f"it is near the threshold {self.threshold:.2f}", probability)
+        return Verdict("unknown", None, score, self.threshold, best, probability=probability)
 
-    def _score(self, templates: np.ndarray, probe: np.ndarray) -> float:
-        return float(np.sort(templates @ probe)[-self.k :].mean())
+
+class NearestNeighbours(OpenSet):
+    """Decides by the mean cosine of the probe to the `k` nearest templates of a person (all, if fewer)."""
+
+    def __init__(self, embeddings: np.ndarray, names: Sequence[str], threshold: float, k: int = NEIGHBOURS):
+        """`embeddings`: float32 unit rows [N, D], one template each; `names`: whose they are, N of them."""
+        super().__init__(Neighbours(embeddings, names, k), threshold)
 
 
 class Opinion:

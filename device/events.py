@@ -44,6 +44,7 @@ def _about(kind: str, track: Track, verdict: Verdict, frame: Frame) -> Event:
         "name": verdict.name,
         "score": None if verdict.score is None else round(verdict.score, 4),
         "threshold": round(verdict.threshold, 4),
+        "probability": None if verdict.probability is None else round(verdict.probability, 4),
         "quality": round(track.evidence.quality, 4),
         "runner_up": runner_up,
         "box": [round(float(v), 1) for v in track.box],
@@ -69,7 +70,7 @@ def line(event: Event) -> str:
         return f"{clock}  {event['level']}: {event['message']}"
     text = f"{clock}  #{event['track']} {event['event']}: {event['name'] or event['decision']}"
     if event["score"] is not None:
-        guess = f"at best {event['runner_up']['name']}, " if event["decision"] == "unknown" and event["runner_up"] else ""
+        guess = f"at best {event['runner_up']['name']}, " if event["name"] is None and event["runner_up"] else ""
         text += f", {guess}{event['score']:.2f} (threshold {event['threshold']:.2f})"
     if event["event"] == "gone":
         text += f", {_count(event['frames'], 'frame')}"

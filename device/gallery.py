@@ -99,9 +99,9 @@ class Gallery(Store):
         Raises StoredError where a template was made by another encoder or preprocessing than those of `bundle`.
         """
         embeddings, names = self._embeddings(bundle, "NOT denies")
-        owners = [name or "" for name in names]
-        order = sorted(range(len(owners)), key=owners.__getitem__)
-        return embeddings[order], [owners[index] for index in order]
+        rank = {name: place for place, name in enumerate(sorted({name or "" for name in names}))}
+        order = np.argsort([rank[name or ""] for name in names], kind="stable")
+        return embeddings[order], [names[index] or "" for index in order.tolist()]
 
     def denied(self, bundle: Bundle) -> tuple[np.ndarray, list[str | None]]:
         """Embeddings of faces that are not who they seem to be, float32 [N, D], and who that is; None: to be ignored altogether."""
@@ -301,14 +301,15 @@ class Gallery(Store):
         with self._reading():
             rows = self._db.execute(f"SELECT embedding, person, encoder, preprocessing FROM template WHERE {where} ORDER BY id").fetchall()
             names = {number: self._name(tag, sealed) for number, tag, sealed in self._db.execute("SELECT id, name, sealed FROM person")}
-        for encoder, preprocessing in {row[2:] for row in rows}:
+        sealed, owners, encoders, versions = zip(*rows, strict=True) if rows else ((), (), (), ())
+        for encoder, preprocessing in set(zip(encoders, versions, strict=True)):
             self._check_maker(encoder, preprocessing, bundle.encoder, bundle.preprocessing)
-        blobs = [self._open(blob, _about(person, *maker)) for blob, person, *maker in rows] if self.encrypted else [row[0] for row in rows]
-        for size in {len(blob) for blob in blobs} - {4 * bundle.dimension}:
+        blobs = [self._open(blob, _about(person, *maker)) for blob, person, *maker in rows] if self.encrypted else sealed
+        for size in set(map(len, blobs)) - {4 * bundle.dimension}:
             raise self._damaged(f"an embedding of {size} bytes")
-        embeddings = np.frombuffer(b"".join(blobs), "<f4").reshape(-1, bundle.dimension).astype(np.float32)
+        embeddings = np.frombuffer(b"".join(blobs), "<f4").astype(np.float32).reshape(-1, bundle.dimension)
         self._check_unit(embeddings)
-        return embeddings, [names.get(row[1]) for row in rows]
+        return embeddings, [names.get(owner) for owner in owners]
 
     def _rows(self, person: int | None) -> list[tuple[int, np.ndarray]]:
         """Numbers and embeddings of a person's templates, or of everybody's."""
@@ -322,7 +323,7 @@ class Gallery(Store):
         self._check_unit(embedding[None])
         look = None if None in angles else Look(*angles)
         crop = self._crop(picture) if isinstance(picture, bytes) else None
-        origin = self._open(source, "source").decode()
+        origin = self._open(source, "source").decode(errors="replace")
         template = Template(embedding, encoder, preprocessing, detector, quality, origin, look, crop, bool(denies))
         return Entry(number, template, created, bool(picture))
 
@@ -343,7 +344,10 @@ class Gallery(Store):
         for t in templates:
             about = _about(person, t.encoder, t.preprocessing)
             look = (None,) * 4 if t.look is None else (t.look.yaw, t.look.pitch, t.look.light, t.look.side)
-            sealed, source = self._sealer.seal(_bytes(t.embedding), about), self._sealer.seal(t.source.encode(), "source")
+            sealed, source = (
+                self._sealer.seal(_bytes(t.embedding), about),
+                self._sealer.seal(t.source.encode(errors="backslashreplace"), "source"),
+            )
             row = (person, t.denies, sealed, t.encoder, t.preprocessing, t.detector, t.quality, source, now, *look)
             columns = COLUMNS.removeprefix("template.id, ")
             number = self._db.execute(f"INSERT INTO template ({columns}) VALUES ({', '.join('?' * len(row))})", row).lastrowid

@@ -22,21 +22,20 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
 
 from device import bundle, detect, draw, events
-from device.bundle import Bundle
 from device.camera import Frame, Source, open_camera, open_source
-from device.decide import NearestNeighbours
 from device.embed import BACKENDS, open_encoder
 from device.events import Event
-from device.gallery import Gallery, default_path
+from device.gallery import default_path
+from device.known import CLASSIFIERS, Judge, Known
 from device.outputs import TOLD, Film, Snapshots, Window
 from device.pipeline import INTERVAL, Recogniser, Sighting
 from device.program import HOLDS_NOT, INTERRUPTED, Parser, run
 from device.watchdog import Watchdog
 
 THREADS = 2  # more gain little on frames this small, and a Raspberry Pi has other things to do
+PROMISE = "share of the pictures of strangers that may get a name, against the whole gallery"
 EMPTY = "nobody is enrolled yet, so everyone is unknown: python device/enroll.py add NAME PHOTO"
 
 
@@ -52,6 +51,8 @@ def build_parser() -> Parser:
     parser.add_argument("--gallery", type=Path, metavar="FILE", help="who is known (default $OMOKAGE_GALLERY, else in ~/.local/share)")
     parser.add_argument("--encoder", metavar="BUNDLE", help="a bundle of models/ or its folder (default: the newest shipped one)")
     parser.add_argument("--backend", choices=BACKENDS, default="auto", help="where the encoder runs (default: %(default)s)")
+    parser.add_argument("--far", type=_share, default=bundle.FAR, metavar="SHARE", help=f"{PROMISE} (default: %(default)s)")
+    parser.add_argument("--classifier", choices=CLASSIFIERS, default="knn", help="nearest templates or an SVM (default: %(default)s)")
     detect.add_arguments(parser)
     parser.add_argument(
         "--interval", type=_positive, default=INTERVAL, metavar="N", help="look for faces in every Nth frame at rest (default: %(default)s)"
@@ -68,6 +69,13 @@ def _positive(word: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number} is less than 1")
     return number
+
+
+def _share(word: str) -> float:
+    share = float(word)
+    if not 0 < share < 1:
+        raise argparse.ArgumentTypeError(f"{word} is not between 0 and 1, as 0.001 is")
+    return share
 
 
 class Voice:
@@ -135,17 +143,18 @@ def recognize(args: argparse.Namespace) -> int:
     outputs = Outputs(args, voice)
     cv2.setNumThreads(THREADS)
     used = bundle.find(args.encoder)
-    embeddings, names = _templates(args.gallery or default_path(), used)
-    decider = NearestNeighbours(embeddings, names, used.threshold())
-    with contextlib.closing(open_encoder(used, args.backend, voice.notice)) as encoder:
+    judge = Judge.of(used, args.far, args.classifier)
+    with contextlib.ExitStack() as stack:
+        known = stack.enter_context(contextlib.closing(Known(args.gallery or default_path(), used, judge, voice.notice)))
+        encoder = stack.enter_context(contextlib.closing(open_encoder(used, args.backend, voice.notice)))
         detector = detect.open_detector(args.detector, args.detector_model)
-        with _open(args, voice, heart) as source:
-            recogniser = Recogniser(detector, encoder, decider, source.stills, args.interval, used.threshold())
-            with outputs.filming(args.save, source):
-                if not names:
-                    voice.notice("gallery-empty", EMPTY)
-                heart.ready()
-                interrupted, elapsed = _watch(source, recogniser, outputs, voice, heart)
+        source = stack.enter_context(_open(args, voice, heart))
+        recogniser = Recogniser(detector, encoder, known.decider, source.stills, args.interval, used.threshold())
+        stack.enter_context(outputs.filming(args.save, source))
+        if not known.people:
+            voice.notice("gallery-empty", EMPTY)
+        heart.ready()
+        interrupted, elapsed = _watch(source, known, recogniser, outputs, voice, heart)
         summary = recogniser.summary(used.encoder, elapsed)
     print(json.dumps(summary) if args.json else events.summary_line(summary), file=sys.stderr)
     return INTERRUPTED if interrupted else HOLDS_NOT if outputs.failed else 0
@@ -157,20 +166,14 @@ def _open(args: argparse.Namespace, voice: Voice, heart: Watchdog) -> Source:
     return open_source(args.source, voice.notice, heart.beat)
 
 
-def _templates(path: Path, used: Bundle) -> tuple[np.ndarray, list[str]]:
-    """Embeddings [N, D] and names of the gallery; none where nobody has enrolled anyone yet."""
-    if not path.exists():
-        return np.zeros((0, used.dimension), np.float32), []
-    with Gallery(path) as gallery:
-        return gallery.templates(used)
-
-
-def _watch(source: Source, recogniser: Recogniser, outputs: Outputs, voice: Voice, heart: Watchdog) -> tuple[bool, float]:
+def _watch(source: Source, known: Known, recogniser: Recogniser, outputs: Outputs, voice: Voice, heart: Watchdog) -> tuple[bool, float]:
     """Recognise frame by frame until the source, the user in the window or Ctrl-C ends it; was it Ctrl-C, and seconds taken."""
     start, interrupted, broken = time.perf_counter(), False, False
     try:
         for frame in source:
             heart.beat()
+            if known.poll():
+                recogniser.decider = known.decider
             try:
                 news, sightings = recogniser.process(frame)
             except (ValueError, cv2.error) as error:  # no picture, or one that OpenCV cannot work with

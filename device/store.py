@@ -8,12 +8,13 @@ import contextlib
 import json
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-from device.program import InputError, StoredError, replacing
+from device.program import InputError, OmokageError, StoredError, replacing
 from device.vault import SALT, Broken, Plain, Sealer, Vault, find_key
 
 BUSY = 10.0  # seconds to wait for another program that writes
@@ -116,8 +117,7 @@ class Store:
                 self._db.execute("PRAGMA journal_mode = WAL")
                 self._migrate()
                 self._unlock(find_key() if key is None else key, create)
-                with contextlib.suppress(StoredError):  # somebody reads: the next one will
-                    self._forget()
+                self._finish_forgetting()
             except BaseException:
                 self._db.close()
                 raise
@@ -137,8 +137,12 @@ class Store:
 
         It tells changes by other connections (PRAGMA data_version), and is of use to this one alone.
         """
+        try:
+            file = self.path.stat().st_ino
+        except OSError:
+            file = 0  # it is gone
         with self._reading():
-            return self.path.stat().st_ino, self._db.execute("PRAGMA data_version").fetchone()[0]
+            return file, self._db.execute("PRAGMA data_version").fetchone()[0]
 
     def change(self) -> int:
         """The number of the newest change, 0 for none: the gallery's version for whoever keeps something made from it."""
@@ -248,10 +252,13 @@ class Store:
             raise StoredError(
                 f"{self.path} is encrypted", "give its key with --key-file; if the key is lost, so is what is in it: enrol anew elsewhere"
             )
-        entry = json.loads(header[0])
-        vault = Vault(key, bytes.fromhex(entry["salt"]))
         try:
-            vault.unseal(bytes.fromhex(entry["check"]), "check")
+            salt, check = (bytes.fromhex(json.loads(header[0])[word]) for word in ("salt", "check"))
+        except (ValueError, KeyError, TypeError) as error:
+            raise self._damaged("the note about its key has changed") from error
+        vault = Vault(key, salt)
+        try:
+            vault.unseal(check, "check")
         except Broken as error:
             raise StoredError(f"{self.path} was encrypted with another key", "give the right one with --key-file") from error
         self._sealer = vault
@@ -274,19 +281,36 @@ class Store:
         """Note, inside a transaction, that deleted things are to be wiped from the files when it is over."""
         self._db.execute("REPLACE INTO state VALUES ('forget', ?)", (now,))
 
-    def _forget(self) -> None:
-        """Wipe what was deleted from the pages' unused parts and from the write-ahead log, if that is still to be done."""
-        with self._reading():
-            due = self._db.execute("SELECT value FROM state WHERE key = 'forget'").fetchone()
-            if due is None:
-                return
-            self._db.execute("VACUUM")
-            if self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
-                raise StoredError(
-                    f"it is done, but another program reads {self.path} and keeps traces of what was deleted in {self.path}-wal",
-                    "end that program; the traces go when the gallery is opened again",
-                )
-            self._db.execute("DELETE FROM state WHERE key = 'forget' AND value = ?", due)  # and not one that came meanwhile
+    def _forget(self, patience: float | None = None) -> None:
+        """Wipe what was deleted from the pages' unused parts and from the write-ahead log, if that is still to be done.
+
+        Waits `patience` seconds for others, or BUSY.
+        """
+        end = time.monotonic() + (BUSY if patience is None else patience)
+        try:
+            with self._reading():
+                due = self._db.execute("SELECT value FROM state WHERE key = 'forget'").fetchone()
+                if due is None:
+                    return
+                self._db.execute("VACUUM")
+                # SQLite waits for readers, but not for a checkpoint of somebody else.
+                while self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+                    if time.monotonic() > end:
+                        raise StoredError(f"another program reads {self.path}", "end it")
+                    time.sleep(0.01)
+                self._db.execute("DELETE FROM state WHERE key = 'forget' AND value = ?", due)  # and not one that came meanwhile
+        except OmokageError as error:
+            raise StoredError(
+                f"it is done, but {error.wrong}, and so traces of what was deleted are still in its files",
+                f"{error.mend}; the traces go when the gallery is opened again",
+            ) from error
+
+    def _finish_forgetting(self) -> None:
+        """Do what a program left undone that was killed, unless something is in the way: then the next one will."""
+        self._db.execute("PRAGMA busy_timeout = 100")
+        with contextlib.suppress(OmokageError):
+            self._forget(patience=0.1)
+        self._db.execute(f"PRAGMA busy_timeout = {round(1000 * BUSY)}")
 
     def _current(self, change: int) -> bool:
         """There was no removal after `change`: nothing of anybody who has gone may be kept."""
@@ -303,8 +327,9 @@ class Store:
             now = datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
             self._db.execute("INSERT INTO audit (time, verb, person, detail) VALUES (?, ?, ?, ?)", (now, verb, person, detail))
             yield now
-            oldest = "SELECT DISTINCT step FROM undo ORDER BY step DESC LIMIT 1 OFFSET ?"
-            self._db.execute(f"DELETE FROM undo WHERE step <= ({oldest})", (UNDOABLE,))
+            query = "SELECT DISTINCT step FROM undo ORDER BY step DESC LIMIT 1 OFFSET ?"
+            for (step,) in self._db.execute(query, (UNDOABLE,)).fetchall():
+                self._db.execute("DELETE FROM undo WHERE step <= ?", (step,))
 
     def _describe(self, person: int | None, detail: str) -> None:
         self._db.execute("UPDATE audit SET person = ?, detail = ? WHERE id = (SELECT max(id) FROM audit)", (person, detail))

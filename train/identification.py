@@ -4,7 +4,6 @@ People with enough pictures are split into known people and strangers; a few pic
 all other pictures are probes. docs/evaluation.md says what is measured and how to read it.
 """
 
-import math
 import sys
 import tempfile
 import zipfile
@@ -14,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.svm import LinearSVC
 
-from device.decide import NearestNeighbours
+from device.classify import Classifier, Neighbours, Planes, strongest
 from device.detect import Detector
 from device.program import InputError
 from train import data, labels, metrics, prepare
@@ -28,34 +26,28 @@ Ranker = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 def nearest(templates: np.ndarray, owners: np.ndarray, strangers: np.ndarray) -> Ranker:
-    """The device's nearest neighbours (device.decide): the mean cosine to a person's three nearest templates.
+    """The device's nearest neighbours (device.classify): the mean cosine to a person's three nearest templates.
 
     `templates` float32 unit [N, D], `owners` int [N]: whose they are; `strangers` [K, D] are nobody's and not used here.
     """
-    neighbours = NearestNeighbours(templates, [str(owner) for owner in owners], threshold=-math.inf)
+    return _ranker(Neighbours(templates, _words(owners)))
+
+
+def support_vectors(templates: np.ndarray, owners: np.ndarray, strangers: np.ndarray) -> Ranker:
+    """The device's linear SVM a person (device.classify); `strangers` are negatives for all. Arguments as for `nearest`."""
+    return _ranker(Planes.train(templates, _words(owners), strangers))
+
+
+def _words(owners: np.ndarray) -> list[str]:
+    return [str(owner) for owner in owners]
+
+
+def _ranker(classifier: Classifier) -> Ranker:
+    people = np.array([int(person) for person in classifier.people])
 
     def rank(probes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        verdicts = [neighbours.decide(probe) for probe in probes]
-        return np.array([int(v.name or -1) for v in verdicts]), np.array([v.score for v in verdicts])
-
-    return rank
-
-
-def support_vectors(templates: np.ndarray, owners: np.ndarray, strangers: np.ndarray, cost: float = 1.0) -> Ranker:
-    """A linear SVM a person: that person's templates against everybody else's and those of `strangers`, both sides
-    weighing the same (template adaptation: Crosswhite et al. 2016, arXiv:1603.03958, section 3).
-
-    The score is the signed distance from the plane in units of its margin. Arguments as for `nearest`.
-    """
-    people = np.unique(owners)
-    rows, whose = np.concatenate([templates, strangers]), np.concatenate([owners, np.full(len(strangers), -1)])
-    planes = [LinearSVC(C=cost, class_weight="balanced").fit(rows, whose == person) for person in people]
-    weights = np.concatenate([plane.coef_ for plane in planes]).astype(np.float32)  # [P, D]
-    biases = np.concatenate([plane.intercept_ for plane in planes]).astype(np.float32)
-
-    def rank(probes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        scores = probes @ weights.T + biases  # [M, P]
-        return people[scores.argmax(axis=1)], scores.max(axis=1)
+        scores, found = strongest(classifier, probes)
+        return people[found], scores
 
     return rank
 

@@ -8,7 +8,7 @@ from scipy.stats import norm
 
 from device.program import MissingError, replacing
 
-RATES = np.array([0.001, 0.01, 0.05, 0.1, 0.2, 0.4])  # ticks of the DET curve
+RATES = (0.001, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.95)  # ticks of the DET curve
 
 
 def roc(curves: Mapping[str, np.ndarray], pairs: int, path: Path) -> None:
@@ -23,7 +23,7 @@ def roc(curves: Mapping[str, np.ndarray], pairs: int, path: Path) -> None:
     axes.set_xscale("log")
     axes.set_xlim(1 / pairs, 1)
     axes.set_ylim(0, 1.005)
-    axes.legend(loc="lower right")
+    axes.legend()
     _save(figure, path)
 
 
@@ -34,12 +34,12 @@ def det(curves: Mapping[str, np.ndarray], path: Path) -> None:
     for name, (far, tar) in curves.items():
         inside = (far > 0) & (tar < 1)
         axes.plot(norm.ppf(far[inside]), norm.ppf(1 - tar[inside]), label=name)
-    ticks, words = norm.ppf(RATES), [f"{rate:.1%}" for rate in RATES]
+    ticks, words = norm.ppf(RATES), [f"{100 * rate:g} %" for rate in RATES]
     axes.set_xticks(ticks, words)
     axes.set_yticks(ticks, words)
     axes.set_xlim(ticks[0], ticks[-1])
     axes.set_ylim(ticks[0], ticks[-1])
-    axes.legend(loc="upper right")
+    axes.legend()
     _save(figure, path)
 
 

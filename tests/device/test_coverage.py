@@ -23,7 +23,7 @@ def turned(x: float = 0.0, y: float = 0.0) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    "x, y, pose", [(0, 0, "front"), (2, 2, "front"), (8, 0, "right"), (-8, 0, "left"), (0, -5, "up"), (0, 5, "down"), (9, 9, "right")]
+    "x, y, pose", [(0, 0, "front"), (2, 2, "front"), (8, 0, "right"), (-8, 0, "left"), (0, -9, "up"), (0, 13, "down"), (9, 9, "right")]
 )
 def test_the_pose_is_told_by_where_the_nose_is(x, y, pose):
     assert look(turned(x, y), crop()).pose == pose

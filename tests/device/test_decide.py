@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from device.decide import AGREE, DISPUTE, HOLD, NearestNeighbours, Opinion, Verdict, one_name_each
+from device.classify import Neighbours
+from device.decide import AGREE, DISPUTE, HOLD, NearestNeighbours, OpenSet, Opinion, Verdict, one_name_each
 
 
 def at(cosine: float) -> np.ndarray:
@@ -65,6 +66,17 @@ def test_templates_of_a_person_need_not_stand_together():
 def test_a_name_for_each_embedding():
     with pytest.raises(ValueError, match="2 embeddings and 1 names"):
         NearestNeighbours(np.array([at(0.1), at(0.2)]), ["Ada"], 0.5)
+
+
+@pytest.mark.parametrize(("cosine", "decision", "name"), [(0.9, "known", "Ada"), (0.7, "review", None), (0.5, "unknown", None)])
+def test_between_known_and_unknown_lies_a_review_band(cosine: float, decision: str, name: str | None):
+    decider = OpenSet(Neighbours(np.array([at(cosine), at(0.1)]), ["Ada", "Bob"]), 0.8, review=0.6, probability=lambda score: score / 2)
+    verdict = decider.decide(PROBE)
+    assert (verdict.decision, verdict.name, verdict.threshold) == (decision, name, 0.8)
+    assert verdict.probability == pytest.approx(cosine / 2)
+    assert verdict.runner_up[0] == ("Bob" if name else "Ada")
+    assert ("near the threshold" in (verdict.why or "")) == (decision == "review")
+    assert verdict.withheld("because").probability == verdict.probability
 
 
 ADA = Verdict("known", "Ada", 0.7, 0.5)

@@ -1,5 +1,7 @@
+import io
 import json
 import os
+import re
 import shutil
 import stat
 from pathlib import Path
@@ -10,8 +12,8 @@ import pytest
 
 from device import bundle
 from device.camera import read_picture
-from device.collect import Candidate, Spread
-from device.enroll import advice, main
+from device.coverage import Look
+from device.enroll import advice, build_parser, doubles, main
 from device.gallery import Gallery, Template
 
 
@@ -174,8 +176,8 @@ def test_of_a_video_only_frames_of_one_face_alone_are_taken(call, astronaut, gro
 
 
 def test_yunet_serves_as_well(call, data, yunet, validate):
-    status, out, err = call("add", "p2", data / "clips" / "p2-a.mp4", "--detector-model", yunet, "--json")
-    assert (status, err) == (0, "")
+    status, out, _ = call("add", "p2", data / "clips" / "p2-a.mp4", "--detector-model", yunet, "--json")
+    assert status == 0
     answer = json.loads(out)
     validate(answer, "enroll")
     assert 4 < answer["added"] <= 8
@@ -265,30 +267,6 @@ def test_a_new_gallery_is_for_its_owner_alone(call, astronaut, tmp_path):
     assert call("list", "--gallery", target)[1].startswith("Eileen")
 
 
-def candidate(quality: float) -> Candidate:
-    return Candidate(np.zeros((112, 112, 3), np.uint8), quality, "video")
-
-
-@pytest.mark.parametrize("length", [1, 5, 8, 9, 16, 17, 100, 1000])
-def test_spread_keeps_the_best_of_every_stretch(length):
-    quality = np.random.default_rng(length).random(length)
-    spread = Spread(8)
-    for index in range(length):
-        spread.add(index, candidate(quality[index]))
-    kept = [int(np.flatnonzero(quality == best.quality)[0]) for best in spread.candidates()]
-    assert kept == sorted(kept) and min(length, 4) <= len(kept) <= 8
-    assert quality.argmax() in kept
-    assert np.diff([-1, *kept, length]).max() <= 2 * -(-length // 4)  # no long gap
-
-
-def test_spread_follows_time_not_number():
-    """A face that is there for the first moments of a long video does not fill all places."""
-    spread = Spread(8)
-    for index in (*range(10), 1000, 2000):
-        spread.add(index, candidate(0.5 + index / 10_000))
-    assert len(spread.candidates()) == 3
-
-
 def template(embedding: list[float], quality: float = 0.9, source: str = "a.jpg") -> Template:
     row = np.array(embedding, np.float32)
     return Template(row / np.linalg.norm(row), "0" * 16, 1, "mtcnn", quality, source)
@@ -303,3 +281,144 @@ def test_advice_names_the_picture_that_spoils_it():
     ]
     (hint,) = advice([*alike, template([1, 0, 0], quality=0.2, source="dark.jpg")], 4, 0.4)
     assert hint.startswith("dark.jpg is small, blurred, dark or turned away")
+
+
+def test_advice_tells_who_else_it_looks_like():
+    known = np.array([[1, 0, 0], [0, 1, 0], [0, 0.8, 0.6]], np.float32)
+    (hint,) = doubles([template([0, 1, 0.1])], known, ["Ada", "Bob", "Bob"], "Robert", 0.5)
+    assert hint == "Robert looks like Bob (1.00): if this is one person under two names, enroll.py merge makes one of them"
+    assert (
+        doubles([template([0, 0, 1])], known[:1], ["Ada"], "Robert", 0.5) == doubles([template([1, 0, 0])], known[:0], [], "R", 0.5) == []
+    )
+
+
+def test_the_same_picture_is_taken_once(call, pixels, astronaut, grace_hopper, tmp_path, path):
+    copy = shutil.copy(astronaut, tmp_path / "copy.png")
+    status, out, err = call("add", "Eileen", astronaut, copy)
+    assert (status, out) == (0, "added Eileen: 1 template\n") and f"skipped: {copy} is there already" in err
+    status, out, err = call("add", "Eileen", copy, "--more")
+    assert (status, out) == (2, "") and one_line(err).endswith(f"nothing new: {copy} is there already: choose other pictures")
+    status, _, err = call("add", "Eileen again", copy)  # under another name it is taken, but told
+    assert status == 0 and "Eileen again looks like Eileen (1.00): if this is one person under two names, enroll.py merge" in err
+    assert call("merge", "Eileen again", "Eileen")[:2] == (0, "Eileen again is Eileen now: 2 templates\n")
+
+
+def test_every_verb_answers_as_text_and_as_json(call, pixels, astronaut, grace_hopper, path, tmp_path, validate):
+    other = cv2.imwrite(str(tmp_path / "other.png"), cv2.flip(read_picture(astronaut), 1)) and tmp_path / "other.png"
+    assert call("add", "Eileen", astronaut, other, "--keep-crops")[0] == 0
+    assert call("add", "Grace", grace_hopper)[0] == 0
+    status, out, _ = call("show", "Eileen")
+    assert status == 0 and out.startswith("Eileen: 2 templates, ") and "what would help" in out and out.count("crop kept") == 2
+    told = json.loads(call("show", "Eileen", "--json")[1])
+    assert [entry["source"] for entry in told["templates"]] == [str(astronaut), str(other)] and told["coverage"]["would_help"]
+    number = told["templates"][1]["number"]
+    export, sealed, copy, key = (tmp_path / name for name in ("people.json", "sealed", "copy.db", "key"))
+    key.write_text("ab" * 32)
+    for argv, text in (
+        (["split", "Eileen", "Zoë", number], "made Zoë of 1 template of Eileen\n"),
+        (["undo"], "undone: split of "),
+        (["rename", "Grace", "Grace Hopper"], "Grace is called Grace Hopper now\n"),
+        (["not", "Grace Hopper", astronaut], f"noted: {astronaut} is not Grace Hopper\n"),
+        (["ignore", other], f"noted: {other} is to be ignored; 1 template deleted\n"),
+        (["undo"], "undone: ignore of "),
+        (["merge", "Grace Hopper", "Eileen"], "Grace Hopper is Eileen now: 3 templates\n"),
+        (["undo"], "undone: merge of "),
+        (["export", export], f"exported 2 people to {export}\n"),
+        (["export", sealed, "--export-key", key], f"exported 2 people to {sealed}\n"),
+        (["backup", copy], f"copied the gallery to {copy}\n"),
+        (["reembed", "--drop"], f"made anew by encoder {pixels.encoder}: 2 templates, 2 dropped\n"),
+        (["undo"], "undone: reembed of "),
+        (["encrypt", "--new-key-file", key], f"{path} is encrypted now\n"),
+    ):
+        status, out, err = call(*argv)
+        assert (status, err) == (0, "") and out.startswith(text), (argv, out, err)
+    status, out, err = call("list")
+    assert (status, out) == (4, "") and "is encrypted: give its key with --key-file" in one_line(err)
+    answers = [
+        ["rename", "Eileen", "Ada", "--key-file", key],
+        ["encrypt", "--no-key", "--key-file", key],
+        ["undo"],
+        ["split", "Ada", "Zoë", number],
+        ["merge", "Zoë", "Ada"],
+        ["not", "Ada", grace_hopper],
+        ["ignore", grace_hopper],
+        ["import", sealed, "--export-key", key, "--more"],
+        ["export", export, "--embeddings-only"],
+        ["backup", copy],
+        ["reembed", "--drop"],
+        ["show", "Ada"],
+        ["list"],
+        ["log"],
+        ["remove", "Ada", "--yes"],
+    ]
+    for argv in answers:
+        status, out, err = call(*argv, "--json")
+        if argv == ["undo"]:
+            assert status == 2 and "nothing to undo" in one_line(err)
+            continue
+        assert (status, err) == (0, ""), (argv, err)
+        validate(json.loads(one_line(out)), "enroll")
+        assert json.loads(out)["verb"] == argv[0]
+
+
+def test_a_removal_asks_first(call, pixels, astronaut, monkeypatch):
+    call("add", "Eileen", astronaut)
+    status, _, err = call("remove", "Eileen")
+    assert status == 2 and "a removal cannot be undone: repeat with --yes" in one_line(err)
+    for answer, status in (("n\n", 2), ("\n", 2), ("", 2), ("Y\n", 0)):
+        terminal = io.StringIO(answer)
+        terminal.isatty = lambda: True
+        monkeypatch.setattr("sys.stdin", terminal)
+        told = call("remove", "Eileen")
+        assert told[0] == status and "remove Eileen and 1 template for good? [y/N]" in told[2]
+    assert call("remove", "Eileen", "--yes")[0] == 2
+
+
+def test_a_removal_reminds_of_copies(call, pixels, astronaut, tmp_path):
+    call("add", "Eileen", astronaut)
+    call("backup", tmp_path / "copy.db")
+    assert "a backup was made earlier: if it holds Eileen, delete it too" in call("remove", "Eileen", "--yes")[2]
+
+
+def test_a_person_is_covered_by_different_pictures(call, pixels, astronaut, path):
+    answer = json.loads(call("add", "Eileen", astronaut, "--json")[1])
+    assert answer["coverage"]["share"] == pytest.approx(1 / 3, abs=0.01)
+    looks = [Look(0.0, 0.0, 120.0, 0.0), Look(0.3, 0.0, 50.0, 0.0), Look(-0.3, 0.0, 120.0, 0.4)]
+    with Gallery(path) as gallery:
+        rows = np.eye(pixels.dimension, dtype=np.float32)
+        gallery.add("Ada", [Template(row, pixels.encoder, 1, "mtcnn", 0.9, "a.jpg", look) for row, look in zip(rows, looks, strict=False)])
+        gallery.add("Old", [Template(rows[9], pixels.encoder, 1, "mtcnn", 0.9, "a.jpg")])
+    out = call("show", "Ada")[1]
+    assert out.startswith("Ada: 3 templates, well covered (front 1, left 1, right 1, even 1, dim 1, side 1)\n")
+    assert "look unknown" in call("show", "Old")[1]
+
+
+def test_at_most_so_many_templates_stay(call, pixels, astronaut, grace_hopper):
+    status, out, _ = call("add", "Somebody", astronaut, grace_hopper, "--most", 1)
+    assert (status, out) == (0, "added Somebody: 2 templates, 1 in all\n")
+    with pytest.raises(SystemExit):
+        call("add", "Somebody", astronaut, "--most", 0)
+
+
+@pytest.mark.parametrize("name", ['O\'Brien "Bobby"', "🙂", "a/b\\c", "-x", "面影", "; DROP TABLE person"])
+def test_strange_names_are_names(call, pixels, astronaut, tmp_path, name, path):
+    with Gallery(path, create=True) as gallery:
+        gallery.add(name, [template([1.0, *[0.0] * (pixels.dimension - 1)])])
+    export = tmp_path / "people.json"
+    assert call("export", export)[0] == 0
+    if not name.startswith("-"):
+        assert call("show", name)[1].startswith(f"{name}: 1 template")
+        assert call("remove", name, "--yes")[1] == f"removed {name}: 1 template\n"
+        assert call("import", export)[0] == 0
+    assert call("list")[1].startswith(name)
+
+
+def test_every_verb_is_in_the_guide():
+    """docs/gallery.md names each verb, and each option that is the gallery's own."""
+    guide = (Path(__file__).parents[2] / "docs" / "gallery.md").read_text("utf-8")
+    verbs = next(action for action in build_parser()._actions if action.choices and "add" in action.choices)
+    assert [verb for verb in verbs.choices if f"`{verb}" not in guide] == []
+    words = {word for parser in verbs.choices.values() for word in re.findall(r"--[\w-]+", parser.format_help())}
+    assert words - {"--help", "--debug"} <= set(re.findall(r"--[\w-]+", guide))
+    own = set(re.findall(r"enroll\.py [a-z]+[^`\n]*?(--[\w-]+)", guide))
+    assert own <= words

@@ -1,8 +1,7 @@
 import itertools
+import os
 import sqlite3
 import stat
-import subprocess
-import sys
 import tempfile
 import threading
 import unicodedata
@@ -134,7 +133,8 @@ def test_removal_tells_when_a_reader_keeps_traces(gallery, monkeypatch):
     reader.execute("BEGIN")
     reader.execute("SELECT * FROM template").fetchall()
     gallery._db.execute("PRAGMA busy_timeout = 50")
-    with pytest.raises(StoredError, match="it is done, but another program reads"):
+    monkeypatch.setattr(module, "BUSY", 0.1)
+    with pytest.raises(StoredError, match=r"it is done, but another program reads .*, and so traces .*end it; the traces go when"):
         gallery.remove("Grace")
     assert [person.name for person in gallery.people()] == ["Eileen"]
     reader.close()
@@ -464,7 +464,7 @@ def test_a_removal_that_was_cut_short_is_finished_when_the_gallery_is_opened_aga
     other = Gallery(path, create=True)  # keeps the write-ahead log there
     with Gallery(path) as gallery, monkeypatch.context() as patch:
         gallery.add("Margarethe", [template(7)])
-        patch.setattr(Gallery, "_forget", lambda self: None)
+        patch.setattr(Gallery, "_forget", lambda self, patience=None: None)
         gallery.remove("Margarethe")
     assert files_contain(tmp_path, b"Margarethe")
     Gallery(path).close()
@@ -546,31 +546,41 @@ def test_a_full_disk_is_told_and_nothing_is_half_there(gallery):
     gallery.add("Eileen", [template(2)])
 
 
-def test_a_read_only_gallery_is_told_and_can_be_read(tmp_path):
-    path = tmp_path / "gallery.db"
-    with Gallery(path, create=True) as gallery:
-        gallery.add("Grace", [template(1)])
-    tmp_path.chmod(0o755)
-    path.chmod(0o444)
-    code = (
-        "import os, sys; os.geteuid() or os.setuid(65534)\n"
-        "from pathlib import Path; from device.gallery import Gallery; from device.program import OmokageError\n"
-        "with Gallery(Path(sys.argv[1])) as gallery:\n"
-        "    print(gallery.people()[0].name)\n"
-        "    try: gallery.remove('Grace')\n"
-        "    except OmokageError as error: print(error)"
-    )
-    with Gallery(path):  # keeps the files beside it, which a reader without rights cannot make
-        for file in tmp_path.glob("gallery.db-*"):
-            file.chmod(0o666)
-        done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True)
-    assert done.stdout.splitlines()[0] == "Grace", done.stderr
-    assert "cannot be used (attempt to write a readonly database): check its folder, its permissions" in done.stdout
+def test_a_disk_that_is_full_while_a_removal_is_finished_is_told(gallery, monkeypatch):
+    gallery.add("Grace", [template(1)])
+    gallery.add("Eileen", [template(2)])
+    with monkeypatch.context() as patch:
+        patch.setattr(Gallery, "_forget", lambda self, patience=None: None)
+        gallery.remove("Grace")
+    gallery._db.set_authorizer(lambda action, *_: sqlite3.SQLITE_DENY if action == sqlite3.SQLITE_ATTACH else sqlite3.SQLITE_OK)
+    with pytest.raises(StoredError, match=r"it is done, but .* and so traces .*; the traces go when the gallery is opened again"):
+        gallery._forget()  # VACUUM attaches a temporary database: here it fails
+    gallery._finish_forgetting()  # and nobody is kept from opening the gallery
+    assert files_contain(gallery.path.parent, b"Grace")
+    Gallery(gallery.path).close()
+    assert files_contain(gallery.path.parent, b"Grace") == []
+
+
+def test_a_file_name_of_strange_bytes_is_no_trouble(gallery):
+    gallery.add("Grace", [replace(template(1), source=os.fsdecode(b"gr\xe4ce.jpg"))])
+    assert gallery.entries("Grace")[0].template.source == "gr\\udce4ce.jpg"
+
+
+def test_a_read_only_gallery_is_told_and_can_be_read(gallery, monkeypatch):
+    gallery.add("Grace", [template(1)])
+    connect = sqlite3.connect  # root may write what is read-only: so SQLite is told not to
+    monkeypatch.setattr(module.sqlite3, "connect", lambda name, **settings: connect(name.replace("mode=rw", "mode=ro"), **settings))
+    with Gallery(gallery.path) as reader:
+        assert [person.name for person in reader.people()] == ["Grace"] and len(reader.templates(BUNDLE)[1]) == 1
+        for verb in (lambda: reader.add("Eileen", [template(2)]), lambda: reader.remove("Grace"), reader.undo):
+            with pytest.raises(InputError, match=r"readonly database.: check its folder, its permissions and the disk"):
+                verb()
+    assert state(gallery) == {None: [], "Grace": [("picture-1.jpg", False)]}
 
 
 @pytest.mark.slow
 def test_a_gallery_survives_every_kill(tmp_path):
-    examiner = gallery_crashes.crash(tmp_path, 25)
+    examiner = gallery_crashes.crash(tmp_path, 24)
     assert examiner.faults == [] and examiner.steps > 0
 
 
@@ -634,7 +644,8 @@ def known(gallery: Gallery) -> set[str]:
     return {person.name for person in gallery.people()}
 
 
-@settings(max_examples=40, deadline=None)
+@pytest.mark.slow
+@settings(max_examples=30, deadline=None)
 @given(st.lists(verbs, min_size=4, max_size=14), st.sampled_from([None, bytes(32)]))
 def test_any_sequence_of_verbs_does_what_a_dictionary_would(sequence, key):
     model, numbers = cast(Model, {None: []}), itertools.count()

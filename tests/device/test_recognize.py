@@ -1,3 +1,5 @@
+import contextlib
+import io
 import json
 import os
 import shutil
@@ -15,6 +17,8 @@ import pytest
 
 from device import demo, enroll, recognize
 from device.camera import Frame, Source, open_source
+from device.classify import Neighbours
+from device.decide import OpenSet
 from device.draw import recording
 from device.gallery import default_path
 from device.outputs import Film
@@ -96,6 +100,41 @@ def test_each_photo_of_a_folder_is_a_scene_of_its_own(watch, enrolled: Path, ast
     told, summary = watch("--source", folder)
     assert told_of(told) == [(kind, i, name) for i, name in enumerate(["Eileen Collins"] * 2 + [None], 1) for kind in ("seen", "gone")]
     assert (summary["frames"], summary["faces"]) == (4, 3)
+
+
+def test_a_stranger_near_the_threshold_is_to_be_reviewed_and_a_probability_is_told(
+    watch, call, enrolled: Path, grace_hopper: Path, monkeypatch
+):
+    class Careful(recognize.Known):
+        def _load(self):
+            self.people = 1
+            return OpenSet(Neighbours(*self._gallery.templates(self._used)), 1.0, review=-1.0, probability=lambda score: 0.25)
+
+    monkeypatch.setattr(recognize, "Known", Careful)
+    told, _ = watch("--source", grace_hopper)
+    assert [(event["decision"], event["name"], event["probability"]) for event in told] == [("review", None, 0.25)] * 2
+    assert told[0]["runner_up"]["name"] == "Eileen Collins"
+    _, out, err = call("--source", grace_hopper)
+    assert "#1 seen: review, at best Eileen Collins" in out[0]
+    assert "it is near the threshold 1.00, at best Eileen Collins" in err[0]
+
+
+def test_a_running_recogniser_sees_who_is_enrolled_meanwhile(watch, astronaut: Path, monkeypatch):
+    monkeypatch.setattr("device.known.POLL", 0)
+
+    def open_source(spec: str, *_: object) -> Source:
+        def images():
+            yield "1", cv2.imread(str(astronaut))
+            with contextlib.redirect_stdout(io.StringIO()):
+                assert enroll.main(["add", "Eileen Collins", str(astronaut)]) == 0
+            yield "2", cv2.imread(str(astronaut))
+
+        return Source("photos", images(), stills=True)
+
+    monkeypatch.setattr(recognize, "open_source", open_source)
+    told, _ = watch("--source", "x")
+    seen = [event.get("code") or event["name"] for event in told if event["event"] in ("notice", "seen")]
+    assert seen == ["gallery-empty", None, "gallery-reloaded", "Eileen Collins"]
 
 
 def test_readable_lines_without_json(call, enrolled: Path, astronaut: Path):
@@ -203,6 +242,9 @@ def test_a_live_video_outlives_a_clock_that_is_set(tmp_path: Path, jump: timedel
         (["--source", "PHOTO", "--gallery", "PHOTO"], 4, "astronaut.png"),
         (["--source", "PHOTO", "--detector", "yunet"], 2, "--detector-model"),
         (["--camera", "97"], 3, "camera 97"),
+        (["--source", "PHOTO", "--far", "1"], 2, "1 is not between 0 and 1"),
+        (["--source", "PHOTO", "--far", "0.02"], 2, "no threshold for the false-accept rate 0.02"),
+        (["--source", "PHOTO", "--classifier", "svm"], 2, "no cohort"),
     ],
 )
 def test_a_wrong_call_is_one_line_and_a_status(words, status, says, astronaut: Path, pixels, capsys, monkeypatch):

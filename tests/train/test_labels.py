@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from device.program import InputError
@@ -59,6 +59,7 @@ def test_a_line_of_a_table_that_is_no_pair_is_named(tmp_path):
         labels.read(["set/1"], table)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(-1, 8), min_size=1, max_size=40), st.floats(0, 1), st.integers(0, 5))
 def test_parts_share_nobody(people, share, seed):
     identities = np.array(people)

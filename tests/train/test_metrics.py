@@ -78,7 +78,7 @@ def searches(rng, seeds: int = 4, probes: int = 30, strangers: int = 50) -> list
     ]
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(st.integers(0, 1000), st.sampled_from([0.005, 0.01, 0.05, 0.3]))
 def test_identification_against_its_definition(seed, far):
     """The threshold is the lowest at which no more strangers than allowed score above it; many scores are tied."""

@@ -1,4 +1,4 @@
-"""Softmax: a dense head over the training's identities, e.g. Taigman et al. 2014, "DeepFace", section 4.1."""
+"""Softmax: a dense head over the training's identities, as in Taigman et al. 2014, "DeepFace"."""
 
 import tensorflow as tf
 import tf_keras as keras

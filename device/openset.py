@@ -1,0 +1,186 @@
+"""From a promised false-accept rate to a threshold: how much alike must a face be before it may get a name?
+
+The promise is about the whole gallery: of the pictures of strangers, a share FAR at most gets anybody's name. What strangers
+score is known from the bundle's cohort, n of them whom nobody has enrolled: each is searched for in the gallery, and the best
+score counts. The share of all such strangers who score above the k-th highest of these follows Beta(k, n - k + 1), whatever the
+scores' distribution (Wilks 1941, "Determination of sample sizes for setting tolerance limits", Annals of Mathematical
+Statistics 12(1)). The largest k for which it is below the rate with a confidence of 95 % gives the threshold.
+
+Who comes to the door is not drawn from the cohort. A bound holds for all strangers whose density is nowhere more than `factor`
+times the cohort's if the cohort is held to the rate divided by `factor`. docs/thresholds.md tells it at length, with measured curves.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import expit
+from scipy.stats import beta, binom
+from sklearn.linear_model import LogisticRegression
+from sklearn.mixture import GaussianMixture
+
+from device.bundle import Bundle
+from device.program import StoredError
+
+CONFIDENCE = 0.95  # one-sided, of every bound here
+REVIEW = 10  # the review band begins where a share of strangers this many times FAR would score
+COHORT = "cohort.npz"
+KINDS = 16  # normal distributions that make up the density of a synthetic cohort, at most
+SPARE = 3  # synthetic strangers for each real one that the density was fitted to
+FACTOR = 3.0  # measured: strangers of LFW get a name 2 to 3 times as often as the cohort's (docs/thresholds.md)
+FEWEST = 10  # people in the gallery before what they score against each other is taken for evidence
+HIGH = 0.9  # the quantile at which they are compared with the cohort: FEWEST people show it, and one double does not move it
+GENUINE = 5  # scores of enrolled people against themselves, at least, before a score is turned into a probability
+
+
+@dataclass(frozen=True, eq=False)
+class Cohort:
+    """Strangers: `embeddings` float32 unit rows [M, D]. `strangers` n is how many real people are behind them.
+
+    Synthetic ones can be many, but are evidence of no more people than their density was fitted to.
+    """
+
+    embeddings: np.ndarray
+    strangers: int
+
+
+def load(used: Bundle) -> Cohort | None:
+    """The cohort of a bundle; None where it has none. Raises StoredError for one that is damaged."""
+    path = used.path / COHORT
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path) as stored:
+            rows = stored["embeddings"].astype(np.float32)
+            strangers = int(stored["strangers"]) if "strangers" in stored else len(rows)
+    except (OSError, ValueError, KeyError) as error:
+        raise StoredError(f"{path} is damaged ({error})", "restore the bundle from the repository") from error
+    if rows.ndim != 2 or rows.shape[1] != used.dimension or not 0 < strangers <= len(rows):
+        raise StoredError(f"{path} holds {list(rows.shape)} for {strangers} strangers", "restore the bundle from the repository")
+    return Cohort(unit(rows), strangers)
+
+
+def synthetic(embeddings: np.ndarray, count: int | None = None, seed: int = 0) -> np.ndarray:
+    """Strangers who do not exist: float32 unit rows [count, D] drawn from a density fitted to those of real ones [N, D].
+
+    The density is a mixture of normal distributions, fitted by expectation maximisation (Dempster, Laird and Rubin 1977). One
+    alone has too light a tail: people come in kinds, by sex, age and origin, and the alike are of one kind. `count`: SPARE times N.
+    """
+    kinds = max(1, min(KINDS, len(embeddings) // (2 * embeddings.shape[1])))
+    mixture = GaussianMixture(kinds, reg_covar=1e-6, max_iter=200, random_state=seed).fit(embeddings.astype(np.float64))
+    rows, _ = mixture.sample(SPARE * len(embeddings) if count is None else count)
+    return unit(np.random.default_rng(seed).permutation(rows))
+
+
+def rank(strangers: int, far: float) -> int:
+    """The largest k such that the k-th highest of the scores of n `strangers` is exceeded by less than a share `far` of all
+    strangers, with CONFIDENCE; 0 where n is too small for any."""
+    return int(binom.ppf(1 - CONFIDENCE, strangers, far))
+
+
+def needed(far: float) -> int:
+    """The fewest strangers that can show the rate `far`: (1 - far)^n <= 1 - CONFIDENCE."""
+    return int(np.ceil(np.log(1 - CONFIDENCE) / np.log1p(-far)))
+
+
+def bound(accepted: int, strangers: int) -> float:
+    """The rate that is not exceeded, with CONFIDENCE, where `accepted` of n `strangers` got a name (Clopper and Pearson 1934,
+    "The use of confidence or fiducial limits illustrated in the case of the binomial", Biometrika 26(4))."""
+    return 1.0 if accepted >= strangers else float(beta.ppf(CONFIDENCE, accepted + 1, strangers - accepted))
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """A face is known from the score `known`, and to be reviewed from `review`.
+
+    `bound` is the rate that is shown with CONFIDENCE for strangers up to `factor` times as frequent as in the cohort: at most
+    `far`, the rate asked for, unless strangers are `lacking`.
+    """
+
+    known: float
+    review: float
+    far: float
+    bound: float
+    factor: float
+    strangers: int
+    lacking: int
+
+    def apology(self) -> str:
+        """What the user should know where strangers are `lacking`."""
+        return (
+            f"{self.strangers} strangers cannot show a false-accept rate of {self.far:g}, it takes {self.lacking} more:"
+            f" the strictest threshold that they show is used, for a rate of {self.bound:.2g}"
+        )
+
+
+def threshold(scores: np.ndarray, strangers: int, far: float, own: np.ndarray | None = None) -> Threshold:
+    """The threshold for the rate `far`, 0 to 1, from what strangers score against the whole gallery, each at best: float [M].
+
+    `strangers` is how many real ones are behind them. `own` [K] is what enrolled people score at best against the others: where
+    they exceed the cohort's quantile HIGH more than FACTOR times as often as the cohort does, that is the factor.
+    """
+    factor = FACTOR
+    if own is not None and len(own) >= FEWEST:
+        factor = max(factor, float((own >= np.quantile(scores, HIGH)).mean()) / (1 - HIGH))
+    place = max(rank(strangers, far / factor), 1)
+    known = _at(scores, place, strangers)
+    review = _at(scores, max(rank(strangers, min(REVIEW * far / factor, 0.5)), 1), strangers)
+    shown = min(factor * bound(place - 1, strangers), 1.0)
+    return Threshold(known, min(review, known), far, shown, factor, strangers, max(needed(far / factor) - strangers, 0))
+
+
+def _at(scores: np.ndarray, place: int, strangers: int) -> float:
+    """The score at `place` among n strangers; interpolated where synthetic ones are more (Weibull's plotting positions)."""
+    return float(np.quantile(scores, 1 - place / (strangers + 1), method="weibull"))
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The probability that a face is who it is taken for, from its score: a logistic curve (Platt 1999, "Probabilistic outputs
+    for support vector machines"), where every other face is of somebody enrolled."""
+
+    slope: float
+    offset: float
+
+    def __call__(self, score: float) -> float:
+        return float(expit(self.slope * score + self.offset))
+
+
+def calibrate(genuine: np.ndarray, impostors: np.ndarray) -> Calibration | None:
+    """From scores of enrolled people against themselves [G] and of strangers at best [M]; None where either are too few."""
+    if min(len(genuine), len(impostors)) < GENUINE:
+        return None
+    scores = np.concatenate([genuine, impostors]).astype(np.float64)
+    middle, spread = scores.mean(), scores.std() or 1.0
+    truth = np.arange(len(scores)) < len(genuine)
+    fitted = LogisticRegression(class_weight="balanced").fit((scores[:, None] - middle) / spread, truth)
+    slope = max(float(fitted.coef_[0, 0]), 0.0) / spread
+    return Calibration(slope, float(fitted.intercept_[0]) - slope * middle)
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What is known of a gallery's scores: strangers' at best [M] and how many real ones are behind them, and from a rehearsal
+    enrolled people's against themselves [G] (`genuine`) and at best against the others [K] (`own`)."""
+
+    scores: np.ndarray
+    strangers: int
+    genuine: np.ndarray
+    own: np.ndarray
+
+    def threshold(self, far: float) -> Threshold:
+        return threshold(self.scores, self.strangers, far, self.own)
+
+    def calibration(self) -> Calibration | None:
+        return calibrate(self.genuine, self.scores)
+
+
+def reliability(told: np.ndarray, right: np.ndarray, bins: int = 10) -> list[tuple[float, float, int]]:
+    """Of each bin of probabilities `told` float [N]: their mean, the share that was `right` bool [N], and how many they are."""
+    place = np.minimum((told * bins).astype(int), bins - 1)
+    return [(float(told[at].mean()), float(right[at].mean()), int(at.sum())) for at in (place == b for b in range(bins)) if at.any()]
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    """The rows [N, D], of any type, brought to length 1: float32."""
+    rows = rows.astype(np.float32)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
