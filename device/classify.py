@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
-from sklearn.svm import LinearSVC
 
 from device.search import Index
 
@@ -69,6 +68,8 @@ class Planes:
         What all faces have in common is taken away first, and the rest brought to length 1 in the mean: the cost is worth the
         same whatever the scale of an encoder's cosines.
         """
+        from sklearn.svm import LinearSVC  # a second and 60 MB that a recogniser by nearest neighbours does without
+
         people = sorted(set(names))
         rows, owners = np.concatenate([embeddings, strangers]), np.array([*names, *[None] * len(strangers)], object)
         middle = rows.mean(axis=0)

@@ -13,10 +13,8 @@ times the cohort's if the cohort is held to the rate divided by `factor`. docs/t
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import expit
-from scipy.stats import beta, binom
-from sklearn.linear_model import LogisticRegression
-from sklearn.mixture import GaussianMixture
+from scipy.optimize import minimize
+from scipy.special import bdtr, betaincinv, expit
 
 from device.bundle import Bundle
 from device.program import StoredError
@@ -65,6 +63,8 @@ def synthetic(embeddings: np.ndarray, count: int | None = None, seed: int = 0) -
     The density is a mixture of normal distributions, fitted by expectation maximisation (Dempster, Laird and Rubin 1977). One
     alone has too light a tail: people come in kinds, by sex, age and origin, and the alike are of one kind. `count`: SPARE times N.
     """
+    from sklearn.mixture import GaussianMixture  # a recogniser never needs it, and it takes a second and 60 MB
+
     kinds = max(1, min(KINDS, len(embeddings) // (2 * embeddings.shape[1])))
     mixture = GaussianMixture(kinds, reg_covar=1e-6, max_iter=200, random_state=seed).fit(embeddings.astype(np.float64))
     rows, _ = mixture.sample(SPARE * len(embeddings) if count is None else count)
@@ -74,7 +74,7 @@ def synthetic(embeddings: np.ndarray, count: int | None = None, seed: int = 0) -
 def rank(strangers: int, far: float) -> int:
     """The largest k such that the k-th highest of the scores of n `strangers` is exceeded by less than a share `far` of all
     strangers, with CONFIDENCE; 0 where n is too small for any."""
-    return int(binom.ppf(1 - CONFIDENCE, strangers, far))
+    return int(np.searchsorted(bdtr(np.arange(strangers + 1), strangers, far), 1 - CONFIDENCE))  # the binomial's quantile
 
 
 def needed(far: float) -> int:
@@ -85,7 +85,7 @@ def needed(far: float) -> int:
 def bound(accepted: int, strangers: int) -> float:
     """The rate that is not exceeded, with CONFIDENCE, where `accepted` of n `strangers` got a name (Clopper and Pearson 1934,
     "The use of confidence or fiducial limits illustrated in the case of the binomial", Biometrika 26(4))."""
-    return 1.0 if accepted >= strangers else float(beta.ppf(CONFIDENCE, accepted + 1, strangers - accepted))
+    return 1.0 if accepted >= strangers else float(betaincinv(accepted + 1, strangers - accepted, CONFIDENCE))
 
 
 @dataclass(frozen=True)
@@ -151,10 +151,17 @@ def calibrate(genuine: np.ndarray, impostors: np.ndarray) -> Calibration | None:
         return None
     scores = np.concatenate([genuine, impostors]).astype(np.float64)
     middle, spread = scores.mean(), scores.std() or 1.0
-    truth = np.arange(len(scores)) < len(genuine)
-    fitted = LogisticRegression(class_weight="balanced").fit((scores[:, None] - middle) / spread, truth)
-    slope = max(float(fitted.coef_[0, 0]), 0.0) / spread
-    return Calibration(slope, float(fitted.intercept_[0]) - slope * middle)
+    own, others = ((part - middle) / spread for part in (genuine, impostors))
+
+    def loss(line: np.ndarray) -> float:
+        """Cross-entropy, both kinds weighing the same, with a little of the slope's square: it stays finite where they are apart."""
+        slope, offset = line
+        apart = np.logaddexp(0, -slope * own - offset).mean() + np.logaddexp(0, slope * others + offset).mean()
+        return float(apart + slope**2 / len(scores))
+
+    slope, offset = minimize(loss, np.array([1.0, 0.0])).x
+    slope = max(float(slope), 0.0) / float(spread)
+    return Calibration(slope, float(offset) - slope * float(middle))
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,6 @@ import tf_keras as keras
 from train import encoders
 from train.objectives.base import Figures, Objective, unit
 
-
 # The share of the teacher's mean that the student's embeddings keep. All of it leaves the cosine of strangers at 0.84 and
 # few steps of an int8 scale for the rest; none makes the cosine blind to how far a face is from the common one. On LFW's
 # development pairs (pairsDevTrain, pairsDevTest) half keeps the accuracy and raises TAR at FAR 1e-2 and 1e-3.
