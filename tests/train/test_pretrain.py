@@ -23,15 +23,8 @@ def crops(tmp_path_factory, astronaut, grace_hopper):
     return folder
 
 
-@pytest.fixture(autouse=True)
-def narrow(monkeypatch):
-    """A smaller network of the same family, so that a training takes seconds."""
-    family = encoders.fused
-    monkeypatch.setitem(encoders.FAMILIES, "fused", lambda **settings: family(**{"width": 0.25, **settings}))
-
-
 def arguments(crops, out, *more):
-    small = ["--size", "32", "--batch", "16", "--projection", "32", "--dimension", "16", "--rate", "0.3"]
+    small = ["--width", "0.25", "--size", "32", "--batch", "16", "--projection", "32", "--dimension", "16", "--rate", "0.3"]
     return ["--crops", str(crops), "--out", str(out), *small, *more]
 
 
