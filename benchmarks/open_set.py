@@ -156,12 +156,13 @@ def plot(told: dict[str, np.ndarray], groups: list[list[Row]], out: Path) -> Non
     axes.legend()
     _save(figure, out / "reliability.svg")
     figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.add_subplot(ylabel="strangers named / promised", ylim=(0, None))
+    axes = figure.add_subplot(ylabel="strangers named / promised")
     for place, rows in enumerate(groups):
         axes.plot(
             [place] * len(rows), [row.named / row.far for row in rows], "o", alpha=0.5, color="tab:green" if holds(rows) else "tab:red"
         )
     axes.axhline(1, color="grey", linewidth=1)
+    axes.set_ylim(bottom=0)
     axes.set_xticks(range(len(groups)), [f"{rows[0].classifier} {rows[0].far:g}\n{rows[0].cohort}" for rows in groups], fontsize=7)
     _save(figure, out / "rates.svg")
 

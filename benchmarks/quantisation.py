@@ -28,6 +28,7 @@ from device.demo import shared_data
 from device.embed import Encoder
 from device.program import InputError, Parser, replacing, run
 from train import data, encoders, evaluate, probes, runs
+from train.objectives import distill
 
 CROPS = ("utkface.zip", "aaf.zip", "celeba10k.zip")
 HARD = {"architecture": "mobilenetv2", "width": 0.5, "activation": "swish"}
@@ -89,17 +90,23 @@ def measure(
 def taught(teacher: keras.Model, images: np.ndarray, steps: int, settings: quantize.Settings) -> keras.Model:
     """The hard encoder after `steps` batches of learning `teacher`'s embeddings of crops uint8 [N, 112, 112, 3]."""
     keras.utils.set_random_seed(settings.seed)
+    objective = distill.Distill(*distill.statistics(encoders.embed(teacher, images[:2000])))
     with encoders.precision("mixed_bfloat16"):
         student = encoders.build(**HARD, dimension=teacher.output_shape[-1])
-    learner = quantize.Learner(student, quantize.unexplained(teacher, images[: quantize.WATCHED]))
+
+    def loss(student: keras.Model, views: tf.Tensor) -> tf.Tensor:
+        embeddings = tf.cast(student(views, training=True), tf.float32)
+        return objective(embeddings, tf.math.l2_normalize(teacher(views, training=False), axis=1))[0]
+
+    learner = quantize.Learner(student, loss)
     learner.compile(optimizer=keras.optimizers.Adam(runs.Cosine(HARD_RATE, steps, steps // 20)))
     tensor, epoch = tf.convert_to_tensor(images), 0
     while steps > 0:
         batches = quantize.batches(tensor, settings, epoch).take(steps)
-        loss = learner.fit(batches, verbose=0, callbacks=[runs.Progress(0, 1, settings.batch)]).history["loss"][-1]
+        figure = learner.fit(batches, verbose=0, callbacks=[runs.Progress(0, 1, settings.batch)]).history["loss"][-1]
         steps, epoch = steps - len(tensor) // settings.batch, epoch + 1
-        print(f"hard encoder: share of the variance that is missed {loss:.3f}", file=sys.stderr)
-    return encoders.resized(student, student.input_shape[1])  # in float32
+        print(f"hard encoder: loss {figure:.3f}", file=sys.stderr)
+    return objective.calibrated(encoders.resized(student, student.input_shape[1]))  # in float32
 
 
 def table(name: str, found: dict[str, dict[str, Any]]) -> str:

@@ -122,13 +122,15 @@ def test_the_status_says_whether_parity_holds(made, monkeypatch, tmp_path, capsy
 
 @pytest.fixture(scope="module")
 def parts(folder):
-    """The float encoder without BatchNorm, a fake-quantised one, and crops."""
+    """The float encoder without BatchNorm, a fake-quantised one with the weights that it starts from, and crops."""
     teacher = encoders.folded(encoders.load(str(folder / "encoder.keras")))
-    return teacher, quantize.fake_quantised(teacher), read_crops([folder / "faces"]).images
+    student = quantize.fake_quantised(teacher)
+    return teacher, (student, student.get_weights()), read_crops([folder / "faces"]).images
 
 
 def calibrated(parts, method="min-max", crops=32):
-    teacher, student, images = parts
+    teacher, (student, weights), images = parts
+    student.set_weights(weights)
     found = quantize.reached(teacher, images[:crops])
     quantize.calibrate(student, {name: calibration.bounds(values, method) for name, values in found.items()})
     return student
@@ -155,7 +157,7 @@ def test_calibrated_ranges_are_those_that_crops_and_mirror_images_reach(parts):
 
 @pytest.mark.slow
 def test_a_sweep_tells_every_size_and_way(parts, monkeypatch):
-    teacher, student, images = parts
+    teacher, (student, _), images = parts
     monkeypatch.setattr(quantize, "SWEEP", (4, 16, 1000))
     tried = quantize.sweep(student, teacher, images[:40], images[40:60])
     assert [(entry["crops"], entry["ranges"]) for entry in tried] == [(size, way) for size in (4, 16) for way in calibration.METHODS]
