@@ -1,11 +1,12 @@
 """What 8 bits cost, way by way: on an encoder of yours, and on one that is hard to quantise.
 
-  python benchmarks/quantisation.py models/simsiam-fused --out build/quantisation
+  python benchmarks/quantisation.py models/omokage-s
+  python benchmarks/quantisation.py models/omokage-s --hard 250
 
 Measures on LFW's 6,000 pairs: float, TensorFlow Lite's own post-training quantisation, and quantize.py's three ways (ptq,
 calibrated as its sweep chooses; qat; distill), each with the paired bootstrap interval of what it loses, and how like float
-the embeddings of held-out crops stay. The hard encoder, a MobileNetV2 with swish, is taught by the given encoder first (it is
-kept in --out and not trained twice). Writes quantisation.json and quantisation.md to --out.
+the embeddings of held-out crops stay. With --hard that of a MobileNetV2 with swish, which the given encoder teaches first (it
+is kept in --out and not trained twice). Writes ENCODER.json and ENCODER.md to --out.
 """
 
 import argparse
@@ -91,12 +92,10 @@ def taught(teacher: keras.Model, images: np.ndarray, steps: int, settings: quant
     """The hard encoder after `steps` batches of learning `teacher`'s embeddings of crops uint8 [N, 112, 112, 3]."""
     keras.utils.set_random_seed(settings.seed)
     objective = distill.Distill(*distill.statistics(encoders.embed(teacher, images[:2000])))
-    with encoders.precision("mixed_bfloat16"):
-        student = encoders.build(**HARD, dimension=teacher.output_shape[-1])
+    student = encoders.build(**HARD, dimension=teacher.output_shape[-1])
 
     def loss(student: keras.Model, views: tf.Tensor) -> tf.Tensor:
-        embeddings = tf.cast(student(views, training=True), tf.float32)
-        return objective(embeddings, tf.math.l2_normalize(teacher(views, training=False), axis=1))[0]
+        return objective(student(views, training=True), tf.math.l2_normalize(teacher(views, training=False), axis=1))[0]
 
     learner = quantize.Learner(student, loss)
     learner.compile(optimizer=keras.optimizers.Adam(runs.Cosine(HARD_RATE, steps, steps // 20)))
@@ -106,7 +105,7 @@ def taught(teacher: keras.Model, images: np.ndarray, steps: int, settings: quant
         figure = learner.fit(batches, verbose=0, callbacks=[runs.Progress(0, 1, settings.batch)]).history["loss"][-1]
         steps, epoch = steps - len(tensor) // settings.batch, epoch + 1
         print(f"hard encoder: loss {figure:.3f}", file=sys.stderr)
-    return objective.calibrated(encoders.resized(student, student.input_shape[1]))  # in float32
+    return objective.calibrated(student)
 
 
 def table(name: str, found: dict[str, dict[str, Any]]) -> str:
@@ -151,18 +150,19 @@ def _main(args: argparse.Namespace) -> int:
     source = quantize.read(settings)
     held_out = quantize.held_out(data.read_crops(crops, only=data.read_list(cohort)).images)
     probe = probes.VerificationProbe.read(folder / "lfw" / "crops.zip", folder / "lfw" / "pairs.txt")
-    hard = args.out / "hard.keras"
-    if args.hard_steps and not hard.exists():
-        with replacing(hard) as temporary:
-            taught(source.teacher, source.images, args.hard_steps, settings).save(temporary, save_format="keras")
-    found = {args.encoder.name: measure(source, settings, held_out, probe)}
-    if args.hard_steps:
+    name = args.encoder.stem
+    if args.hard:
+        hard = args.out / "hard.keras"
+        if not hard.exists():
+            with replacing(hard) as temporary:
+                taught(source.teacher, source.images, args.hard, settings).save(temporary, save_format="keras")
         fewer = source.images[: len(source.images) // 2]  # it trains at half the speed
         source = quantize.Source(encoders.folded(encoders.load(str(hard))), fewer, source.watched)
-        found[source.teacher.name] = measure(source, settings, held_out, probe)
-    text = "\n".join(table(name, ways) + "\n" + sweep_table(ways["ptq"]["sweep"]) for name, ways in found.items())
-    (args.out / "quantisation.json").write_text(json.dumps(found, indent=1) + "\n")
-    (args.out / "quantisation.md").write_text(text)
+        name = source.teacher.name
+    found = measure(source, settings, held_out, probe)
+    text = table(name, found) + "\n" + sweep_table(found["ptq"]["sweep"])
+    (args.out / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
+    (args.out / f"{name}.md").write_text(text)
     print(text)
     return 0
 
@@ -174,7 +174,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, help="folder of the shared data (default $OMOKAGE_DATA)")
     parser.add_argument("--limit", type=int, default=8000, help="crops to train on (default %(default)s)")
     parser.add_argument("--epochs", type=int, default=1, help="(default %(default)s)")
-    parser.add_argument("--hard-steps", type=int, default=250, help="batches of the hard encoder, 0: leave it out (default %(default)s)")
+    parser.add_argument("--hard", type=int, metavar="STEPS", help="measure the hard encoder, after so many batches of learning")
     return run(_main, parser, argv)
 
 

@@ -1,4 +1,4 @@
-"""The card of a bundle: what it was trained on, what it measured, what it is not for. Every figure comes from the report."""
+"""The card of a bundle, an encoder's or a detector's: what it was trained on, what it measured, what it is not for. Every figure comes from the report."""
 
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,7 @@ def write_card(path: Path, facts: dict[str, Any], report: dict[str, Any], encode
         preprocessing=facts["preprocessing"]["version"],
         dimension=facts["dimension"],
         encoder=encoder,
-        files=", ".join(f"{name} {size / 1e6:.2f} MB" for name, size in sorted(sizes.items())),
+        files=_files(sizes),
         **{key: facts["made"][key] for key in ("time", "code", "recipe", "taught")},
         data=", ".join(facts["made"]["data"]),
         licence=facts["licence"],
@@ -88,3 +88,59 @@ def write_card(path: Path, facts: dict[str, Any], report: dict[str, Any], encode
         measured_on=facts["thresholds"][0]["measured_on"],
     )
     path.write_text(text, "utf-8")
+
+
+DETECTOR = """# {name}
+
+A face detector: a picture (RGB) to boxes, scores and five landmarks, decoded by device/faces.py. Full int8, uint8 in and out, for
+the Edge TPU and the CPU. The same weights twice: for 320x240 pixels and for 160x120.
+
+| | |
+|---|---|
+| files | {files} |
+| made | {time}, code {code} |
+| recipe | {recipe} |
+| data | {data}; {taught} |
+| licence | {licence} |
+| score from which a detection counts | {score} |
+
+## Measured
+
+On {photos} photos that were kept back from training, against YuNet's faces of {smallest:g} pixels and more at 320x240 ({faces} faces), and on
+{empty} photos without people that were kept back. The score was chosen on them too.
+
+| | found (IoU 0.5) | mean landmark error, share of the distance between the eyes | false, where the teacher sees nothing | false, without people |
+|---|---|---|---|---|
+{rows}
+
+## Limits
+
+- Taught by another detector: where YuNet is blind, it is. Nobody drew a box by hand, and it has not been measured on WIDER FACE.
+- Faces below {smallest:g} pixels of its input are not looked for; --min-face looks at a large frame piece by piece.
+- How well it works for whom (age, sex, skin) has not been measured for this bundle.
+- What may be done with the training pictures bounds what may be done with this bundle (licence: {licence}).
+"""
+
+
+def write_detector_card(path: Path, facts: dict[str, Any], report: dict[str, Any], sizes: dict[str, int]) -> None:
+    """Write CARD.md of a detector from the manifest's `facts`, its `report` and the files' sizes in bytes."""
+    form = "| {} | {recall:.2%} | {landmark_error:.2%} | {false} | {false_without_people} |"
+    found = report["int8"]
+    text = DETECTOR.format(
+        name=facts["name"],
+        files=_files(sizes),
+        **{key: facts["made"][key] for key in ("time", "code", "recipe", "taught")},
+        data=", ".join(facts["made"]["data"]),
+        licence=facts["licence"],
+        score=report["score"],
+        smallest=report["smallest"],
+        photos=found["photos"],
+        faces=found["faces"],
+        empty=found["photos_without_people"],
+        rows="\n".join(form.format(kind, **report[kind]) for kind in ("float", "int8")),
+    )
+    path.write_text(text, "utf-8")
+
+
+def _files(sizes: dict[str, int]) -> str:
+    return ", ".join(f"{name} {size / 1e6:.2f} MB" for name, size in sorted(sizes.items()))

@@ -52,10 +52,16 @@ def _write_page(path: Path, reports: list[dict[str, Any]]) -> None:
 
 
 def source_of(argument: str) -> tuple[Path, bundle.Bundle | None]:
-    """The model file that `argument` names, and the bundle whose encoder it is (named by its folder, or its name in models/)."""
+    """The model file that `argument` names, and the bundle whose encoder it is (named by its folder, or its name in models/).
+
+    A detector's bundle is named so too; its model stands for itself.
+    """
     path = Path(argument)
     if path.is_file() or path.suffix == ".tflite":
         return path, None
+    for folder in (path, bundle.MODELS / path.name):
+        if (folder / bundle.DETECTOR).is_file():
+            return bundle.load_detector(folder).model, None
     found = bundle.find(argument)
     return found.path / bundle.ENCODER, found
 

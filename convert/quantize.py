@@ -437,7 +437,8 @@ def make_bundle(settings: Settings, out: Path, told: Told, html: Path) -> bundle
         raise InputError(wrong, f"name {FEWEST_STRANGERS} or more in {settings.cohort}")
     made = quantise(read(settings), settings)
     with tempfile.TemporaryDirectory() as folder:
-        files = {name: Path(folder) / name for name in (bundle.ENCODER, "encoder.keras", "cohort.npz", "report.json", "CARD.md")}
+        names = (bundle.ENCODER, "encoder.keras", "cohort.npz", "report.json", "training.json", "CARD.md")
+        files = {name: Path(folder) / name for name in names}
         files[bundle.ENCODER].write_bytes(made.tflite)
         encoders.load(str(settings.encoder)).save(files["encoder.keras"], save_format="keras")
         tflite, ptq = Encoder(files[bundle.ENCODER]), None
@@ -450,6 +451,7 @@ def make_bundle(settings: Settings, out: Path, told: Told, html: Path) -> bundle
         found["layers"] = layers(made, files[bundle.ENCODER], cohort[:: max(len(cohort) // LAYER_CROPS, 1)][:LAYER_CROPS])
         found["worst_layer"] = max(found["layers"], key=lambda layer: layer["lost"])["name"]
         files["report.json"].write_text(json.dumps(found, indent=1) + "\n")
+        files["training.json"].write_text(json.dumps(runs.history(settings.encoder), indent=1) + "\n")
         facts = {
             "name": out.name,
             "version": "1",

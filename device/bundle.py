@@ -1,13 +1,13 @@
-"""Bundles: a folder `models/NAME/` with an encoder, the facts needed to use it, and how it was made.
+"""Bundles: a folder `models/NAME/` with an encoder or a detector, the facts needed to use it, and how it was made.
 
-`manifest.json` follows tests/contracts/manifest.schema.json. A bundle is written once and verified at every load.
+`manifest.json` follows tests/contracts/manifest.schema.json, a detector's tests/contracts/detector.schema.json. A bundle is written once and verified at every load.
 """
 
 import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,8 @@ from device.program import InputError, StoredError
 MODELS = Path(__file__).resolve().parent.parent / "models"
 ENCODER = "encoder.tflite"
 ENCODER_EDGETPU = "encoder_edgetpu.tflite"
+DETECTOR = "detector.tflite"
+SHIPPED_DETECTOR = "omokage-detector"  # in models/
 SCHEMA = 1
 FAR = 0.001  # the false-accept rate whose threshold is used where the user names none
 
@@ -71,9 +73,54 @@ class Bundle:
         raise InputError(f"{self.path} holds no threshold for the false-accept rate {far}", f"choose one of {rates}")
 
 
+@dataclass(frozen=True)
+class DetectorBundle:
+    """A verified bundle of a face detector. `manifest` is the parsed manifest.json."""
+
+    path: Path
+    manifest: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return self.manifest["name"]
+
+    @property
+    def model(self) -> Path:
+        return self.path / DETECTOR
+
+    @property
+    def score(self) -> float:
+        """From which a detection counts, in 0..1: chosen on photos that were kept back from training."""
+        return float(self.manifest["score"])
+
+
 def load(path: Path) -> Bundle:
     """Read and verify the bundle in the folder `path`. Raises InputError (no bundle) or StoredError (damaged)."""
-    path = Path(path)
+
+    def facts(manifest: dict[str, Any]) -> list[Any]:
+        found = Bundle(Path(path), manifest)
+        rates = [(float(entry["far"]), float(entry["threshold"])) for entry in manifest["thresholds"]]
+        return [found.name, found.encoder, found.dimension, found.preprocessing, found.output, manifest["files"][ENCODER], rates]
+
+    found = Bundle(Path(path), _verified(Path(path), facts))
+    if found.manifest["files"][ENCODER]["sha256"][:16] != found.encoder:
+        manifest_path = found.path / "manifest.json"
+        raise StoredError(f"{manifest_path} names another encoder than its encoder.tflite", "restore the bundle from the repository")
+    return found
+
+
+def load_detector(path: Path) -> DetectorBundle:
+    """Read and verify the detector's bundle in the folder `path`. Raises InputError (no bundle) or StoredError (damaged)."""
+
+    def facts(manifest: dict[str, Any]) -> list[Any]:
+        found = DetectorBundle(Path(path), manifest)
+        return [found.name, found.score, manifest["files"][DETECTOR]]
+
+    return DetectorBundle(Path(path), _verified(Path(path), facts))
+
+
+def _verified(path: Path, facts: Callable[[dict[str, Any]], list[Any]]) -> dict[str, Any]:
+    """The manifest in the folder `path`, every file of it as it says; `facts` takes from it what has to be there."""
     manifest_path = path / "manifest.json"
     if not manifest_path.is_file():
         raise InputError(f"{path} is not a bundle (it holds no manifest.json)", f"name a folder like those in {MODELS.name}/")
@@ -81,11 +128,8 @@ def load(path: Path) -> Bundle:
         manifest = json.loads(manifest_path.read_text("utf-8"))
         if manifest["schema"] > SCHEMA:
             raise StoredError(f"{manifest_path} has schema {manifest['schema']}, this program reads up to {SCHEMA}", "update Omokage")
-        bundle = Bundle(path, manifest)
-        facts = (bundle.name, bundle.encoder, bundle.dimension, bundle.preprocessing, bundle.output, manifest["files"][ENCODER])
-        rates = [(float(entry["far"]), float(entry["threshold"])) for entry in manifest["thresholds"]]
         files = {name: entry["sha256"] for name, entry in manifest["files"].items()}
-        if not all((*facts, rates, manifest["made"]["time"])):
+        if not all((*facts(manifest), manifest["made"]["time"])):
             raise ValueError("a value is empty")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StoredError(f"{manifest_path} is damaged ({error})", "restore the bundle from the repository") from error
@@ -96,9 +140,7 @@ def load(path: Path) -> Bundle:
             raise StoredError(f"{path / name} is missing", "restore the bundle from the repository")
         if sha256(path / name) != digest:
             raise StoredError(f"{path / name} is damaged (its sha256 is not the manifest's)", "restore the bundle from the repository")
-    if files[ENCODER][:16] != bundle.encoder:
-        raise StoredError(f"{manifest_path} names another encoder than its encoder.tflite", "restore the bundle from the repository")
-    return bundle
+    return manifest
 
 
 def write(path: Path, files: Iterable[Path], facts: dict[str, Any]) -> Bundle:
@@ -106,6 +148,17 @@ def write(path: Path, files: Iterable[Path], facts: dict[str, Any]) -> Bundle:
 
     The folder appears whole or not at all. Raises InputError if it exists: a bundle is never changed in place.
     """
+    _write(path, files, lambda entries: {"encoder": entries[ENCODER]["sha256"][:16], **facts}, load)
+    return load(path)
+
+
+def write_detector(path: Path, files: Iterable[Path], facts: dict[str, Any]) -> DetectorBundle:
+    """The same for a detector's bundle; `facts` are the manifest but for schema and files."""
+    _write(path, files, lambda entries: facts, load_detector)
+    return load_detector(path)
+
+
+def _write(path: Path, files: Iterable[Path], facts: Callable[[dict[str, dict]], dict[str, Any]], check: Callable[[Path], object]) -> None:
     path = Path(path)
     if path.exists():
         raise InputError(f"{path} exists, and a bundle is never changed in place", "choose another name, or remove it first")
@@ -117,11 +170,10 @@ def write(path: Path, files: Iterable[Path], facts: dict[str, Any]) -> Bundle:
         for file in files:
             copy = Path(shutil.copyfile(file, whole / Path(file).name))
             entries[copy.name] = {"sha256": sha256(copy), "bytes": copy.stat().st_size}
-        manifest = {"schema": SCHEMA, "encoder": entries[ENCODER]["sha256"][:16], **facts, "files": entries}
+        manifest = {"schema": SCHEMA, **facts(entries), "files": entries}
         (whole / "manifest.json").write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", "utf-8")
-        load(whole)
+        check(whole)
         whole.rename(path)
-    return load(path)
 
 
 def find(name: str | None) -> Bundle:
@@ -129,7 +181,7 @@ def find(name: str | None) -> Bundle:
     if name is not None:
         shipped = MODELS / name
         return load(shipped if Path(name).name == name and shipped.is_dir() and not Path(name).is_dir() else Path(name))
-    bundles = [load(path.parent) for path in sorted(MODELS.glob("*/manifest.json"))]
+    bundles = [load(path.parent) for path in sorted(MODELS.glob("*/manifest.json")) if path.parent.name != SHIPPED_DETECTOR]
     if not bundles:
         raise StoredError(f"{MODELS} holds no bundle", "restore it from the repository, or name one with --encoder FOLDER")
     return max(bundles, key=lambda bundle: bundle.manifest["made"]["time"])

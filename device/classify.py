@@ -1,6 +1,7 @@
 """Which of the enrolled people is a face most like? Two classifiers: the nearest templates, and a plane for each person."""
 
 import io
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -12,7 +13,7 @@ from device.search import Index
 NEIGHBOURS = 3  # the mean of a few forgives one bad template as well as one lucky one
 FOLDS = 3  # times that a gallery is rehearsed
 REHEARSED = 120  # templates that are held out in a rehearsal at most
-BLOCK = 512  # probes that are scored at once
+BLOCK = 1 << 21  # scores that are worked out at once
 
 
 class Classifier(Protocol):
@@ -37,14 +38,14 @@ class Neighbours:
 
     def __init__(self, embeddings: np.ndarray, names: Sequence[str], k: int = NEIGHBOURS):
         """`embeddings`: float32 unit rows [N, D], one template each; `names`: whose they are, N of them."""
-        self._index, self._k = Index(embeddings, names), k
-        self.people = [str(name) for name in self._index.people]
+        self.index, self._k = Index(embeddings, names), k
+        self.people = self.index.people
 
     def scores(self, probes: np.ndarray) -> np.ndarray:
-        return self._index.scores(probes, self._k)
+        return self.index.scores(probes, self._k)
 
     def best(self, probe: np.ndarray, most: int = 2) -> list[tuple[str, float]]:
-        return self._index.best(probe, most, self._k)
+        return self.index.best(probe, most, self._k)
 
 
 class Planes:
@@ -101,7 +102,7 @@ class Planes:
         try:
             with np.load(io.BytesIO(stored), allow_pickle=False) as arrays:
                 return cls(arrays["weights"], arrays["biases"], [str(name) for name in arrays["people"]])
-        except (KeyError, OSError, EOFError) as error:
+        except (KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
             raise ValueError(f"these are no planes ({error})") from error
 
 
@@ -109,8 +110,13 @@ def strongest(classifier: Classifier, probes: np.ndarray) -> tuple[np.ndarray, n
     """The highest score of each of `probes` [M, D] and the number of the person who has it: float32 [M], int [M]."""
     if not len(probes):
         return np.zeros(0, np.float32), np.zeros(0, int)
-    blocks = [classifier.scores(probes[start : start + BLOCK]) for start in range(0, len(probes), BLOCK)]
-    return np.concatenate([block.max(axis=1) for block in blocks]), np.concatenate([block.argmax(axis=1) for block in blocks])
+    step = max(BLOCK // max(len(classifier.people), 1), 1)
+    found = []
+    for start in range(0, len(probes), step):
+        scores = classifier.scores(probes[start : start + step])
+        found.append((scores.max(axis=1), scores.argmax(axis=1)))
+    best, whose = zip(*found, strict=True)
+    return np.concatenate(best), np.concatenate(whose)
 
 
 def rehearse(train: Train, embeddings: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:

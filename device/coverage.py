@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 MOST = 20  # templates of a person
-SAME = 0.9999  # cosine from which two templates are of the very same picture
+SAME = 1 - 1e-5  # cosine from which two templates are of the very same picture: equal but for rounding, whatever the encoder
 TURNED = 0.12  # distances of the eyes by which the nose leaves the middle: about 15 degrees
 RAISED = 0.2  # change of the nose's place between eyes (0) and mouth (1) that is more than faces differ by
 LEVEL = 0.58  # that place in a face which looks straight ahead: 0.5 to 0.65 in the test photos and clips

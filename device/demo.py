@@ -217,8 +217,9 @@ def _write_sheet(video: Path, sheet: Path) -> None:
 
 def _options(args: argparse.Namespace) -> list[object]:
     """The options that enroll.py and recognize.py share with this program, as the user set them."""
-    given = {"--encoder": args.encoder, "--detector": args.detector, "--detector-model": args.detector_model}
-    return [word for option, value in given.items() if value is not None for word in (option, value)]
+    given = {"--encoder": args.encoder, "--detector": args.detector, "--detector-model": args.detector_model, "--min-face": args.min_face}
+    words = [word for option, value in given.items() if value is not None for word in (option, value)]
+    return [*words, "--skip-still"] if args.skip_still else words
 
 
 def build_parser() -> Parser:

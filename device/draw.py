@@ -35,7 +35,7 @@ def annotate(image: np.ndarray, sightings: Iterable[tuple[Track, Verdict | None]
 
 def label(track: Track, verdict: Verdict) -> str:
     """Name and score in ASCII, all that cv2.putText can draw: accents go; for a name in another script `#` and the track."""
-    name = verdict.name or verdict.decision
+    name = verdict.name or (track.stranger.name if track.stranger else verdict.decision)
     plain = "".join(c for c in unicodedata.normalize("NFKD", name) if not unicodedata.combining(c))
     shown = plain if plain.isascii() else f"#{track.id}"
     return shown if verdict.score is None else f"{shown} {verdict.score:.2f}"

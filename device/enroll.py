@@ -7,6 +7,8 @@
   python device/enroll.py rename Eileen "Eileen Collins"
   python device/enroll.py undo
   python device/enroll.py remove "Eileen Collins"
+  python device/enroll.py cluster photos/ --out clusters/
+  python device/enroll.py name-clusters clusters/
 
 A photo gives one template and must show one face; a video or a camera gives the best of what it shows of one face alone.
 """
@@ -22,9 +24,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from device import bundle, coverage, detect, exchange, vault
+from device import bundle, coverage, detect, exchange, naming, unnamed, vault
 from device.bundle import Bundle
 from device.camera import open_camera
+from device.cluster import METHODS
 from device.collect import CAMERA_SECONDS, Candidate, Skipped, collect, from_video
 from device.coverage import Coverage, choose, cover
 from device.detect import Detector
@@ -210,6 +213,38 @@ def encrypt(args: argparse.Namespace) -> int:
         return _done(args, f"{gallery.path} is {'encrypted' if gallery.encrypted else 'not encrypted'} now", encrypted=gallery.encrypted)
 
 
+def cluster(args: argparse.Namespace) -> int:
+    used, out = bundle.find(args.encoder), args.out or Path(f"{args.folder.resolve()}-clusters")
+    found, hints = naming.make(args.folder, out, used, open_encoder(used, args.backend), _detector(args), args.method)
+    clusters = found.as_json()
+    pictures, alone = len(found.templates), len(found.templates) - sum(entry["size"] for entry in clusters)
+    if args.json:
+        _print_json({"verb": "cluster", "pictures": pictures, "clusters": clusters, "unclustered": alone, "out": str(out)})
+        return 0
+    for hint in hints:
+        _say(hint)
+    for entry in clusters:
+        print(f"cluster {entry['id']}\t{entry['size']} pictures" + ("" if entry["purity"] is None else f"\tpurity {entry['purity']:.0%}"))
+    print(f"{pictures} faces, {len(clusters)} clusters, {alone} alone: look at {out / unnamed.PAGE}, then enroll.py name-clusters {out}")
+    return 0
+
+
+def name_clusters(args: argparse.Namespace) -> int:
+    found = unnamed.load(args.folder)
+    if args.csv is None and not sys.stdin.isatty():
+        raise InputError("there is nobody to ask for names", f"fill in {args.folder / unnamed.NAMES} and name it with --csv")
+    answers = naming.ask(args.folder, found) if args.csv is None else unnamed.read_names(args.csv)
+    planned = unnamed.plan(found, answers)
+    with _open(args, create=True) as gallery:
+        added = naming.apply(gallery, planned, args.more, args.keep_crops)
+    people = {name: count for name, count in added.items() if name != unnamed.IGNORE}
+    ignored = added.get(unnamed.IGNORE, 0)
+    told = ", ".join(f"{name} ({_count(count)})" for name, count in people.items()) or "nobody"
+    more = f"; {_count(ignored)} to ignore" if ignored else ""
+    hint = f"; {args.folder} holds pictures of people, delete it when it has served"
+    return _done(args, f"added {told}{more}{hint}", people=people, ignored=ignored, left=planned.left)
+
+
 def log(args: argparse.Namespace) -> int:
     with _open(args) as gallery:
         changes = gallery.audit()
@@ -237,7 +272,7 @@ def _before(args: argparse.Namespace, used: Bundle) -> tuple[str, np.ndarray, li
 
 def _detector(args: argparse.Namespace) -> Detector:
     cv2.setNumThreads(THREADS)
-    return detect.open_detector(args.detector, args.detector_model)
+    return detect.of_arguments(args)
 
 
 def _templates(args: argparse.Namespace, used: Bundle, detector: Detector, candidates: Sequence[Candidate]) -> list[Template]:
@@ -378,6 +413,8 @@ VERBS = {
     "backup": (backup, "copy the whole gallery, also while it is in use"),
     "encrypt": (encrypt, "encrypt the gallery, change its key, or decrypt it"),
     "log": (log, "all changes, by number of the person"),
+    "cluster": (cluster, "bring the faces of a folder together, without names, for name-clusters"),
+    "name-clusters": (name_clusters, "name clusters, and add these people to the gallery"),
 }
 
 
@@ -405,10 +442,17 @@ def build_parser() -> Parser:
     key.add_argument("--new-key-file", type=Path, metavar="KEYFILE", help="encrypt with this key")
     key.add_argument("--no-key", action="store_true", help="decrypt")
     _add_pictures(made["add"])
-    for verb in ("add", "not", "ignore", "reembed"):
+    made["cluster"].add_argument("folder", type=Path, metavar="DIR", help="photos, or what recognize.py --harvest kept")
+    made["cluster"].add_argument("--out", type=Path, metavar="DIR", help="a new folder for the clusters (default: DIR-clusters)")
+    made["cluster"].add_argument("--method", choices=METHODS, help="how (default: what the bundle was measured to do best)")
+    made["name-clusters"].add_argument("folder", type=Path, metavar="CLUSTERS", help="the folder that cluster wrote")
+    made["name-clusters"].add_argument("--csv", type=Path, metavar="FILE", help="cluster,name (default: ask on the terminal)")
+    made["name-clusters"].add_argument("--more", action="store_true", help="people who are in the gallery get further templates")
+    made["name-clusters"].add_argument("--keep-crops", action="store_true", help="keep the crops too, for reembed")
+    for verb in ("add", "not", "ignore", "reembed", "cluster"):
         made[verb].add_argument("--encoder", metavar="BUNDLE", help="a bundle of models/ or its folder (default: the newest shipped one)")
         made[verb].add_argument("--backend", choices=BACKENDS, default="auto", help="where the encoder runs (default: %(default)s)")
-    for verb in ("add", "not", "ignore"):
+    for verb in ("add", "not", "ignore", "cluster"):
         detect.add_arguments(made[verb])
     for verb, one in made.items():
         one.add_argument("--gallery", type=Path, metavar="FILE", help="the gallery (default $OMOKAGE_GALLERY, else in ~/.local/share)")

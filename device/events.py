@@ -6,6 +6,7 @@ from typing import Any
 from device.camera import Frame
 from device.decide import Verdict
 from device.track import Track
+from device.visitors import unknown_name
 
 Event = dict[str, Any]
 
@@ -48,7 +49,14 @@ def _about(kind: str, track: Track, verdict: Verdict, frame: Frame) -> Event:
         "quality": round(track.evidence.quality, 4),
         "runner_up": runner_up,
         "box": [round(float(v), 1) for v in track.box],
-    }
+    } | _stranger(track, verdict)
+
+
+def _stranger(track: Track, verdict: Verdict) -> dict[str, Any]:
+    """The number of a stranger who is remembered."""
+    if track.stranger is None or verdict.name is not None:
+        return {}
+    return {"unknown": {"number": track.stranger.number, "visits": track.stranger.visits}}
 
 
 def reason(track: Track, verdict: Verdict) -> str:
@@ -60,7 +68,8 @@ def reason(track: Track, verdict: Verdict) -> str:
         return f"#{track.id} is named {verdict.name}: {why} ({seen})"
     why = verdict.why or f"the best guess is below the threshold {verdict.threshold:.2f}"
     guess = f", at best {best[0]} {best[1]:.2f}" if best else ""
-    return f"#{track.id} is not named: {why}{guess} ({seen})"
+    who = f"; it is {_visitor(track.stranger.number, track.stranger.visits)}" if track.stranger else ""
+    return f"#{track.id} is not named: {why}{guess} ({seen}){who}"
 
 
 def line(event: Event) -> str:
@@ -68,7 +77,8 @@ def line(event: Event) -> str:
     clock = event["time"][11:23]
     if event["event"] == "notice":
         return f"{clock}  {event['level']}: {event['message']}"
-    text = f"{clock}  #{event['track']} {event['event']}: {event['name'] or event['decision']}"
+    who = event["name"] or (_visitor(**event["unknown"]) if "unknown" in event else event["decision"])
+    text = f"{clock}  #{event['track']} {event['event']}: {who}"
     if event["score"] is not None:
         guess = f"at best {event['runner_up']['name']}, " if event["name"] is None and event["runner_up"] else ""
         text += f", {guess}{event['score']:.2f} (threshold {event['threshold']:.2f})"
@@ -89,10 +99,18 @@ def summary_line(summary: dict[str, Any]) -> str:
     )
 
 
+def _visitor(number: int, visits: int) -> str:
+    return f"{unknown_name(number)}, {_ordinal(visits)} visit"
+
+
 def _every(number: int) -> str:
-    """Which of several, as in "every 3rd"."""
+    return "every" if number == 1 else f"every {_ordinal(number)}"
+
+
+def _ordinal(number: int) -> str:
+    """As in "every 3rd"."""
     ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
-    return "every" if number == 1 else f"every {number}{ending}"
+    return f"{number}{ending}"
 
 
 def _count(number: int, noun: str) -> str:

@@ -1,5 +1,6 @@
 """The gallery: who is known, in one SQLite file. Embeddings, and pictures only where the user keeps crops."""
 
+import json
 import os
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
@@ -12,11 +13,13 @@ import numpy as np
 from device.bundle import Bundle
 from device.coverage import SAME, Look, choose
 from device.program import InputError, StoredError
-from device.store import Store
 from device.vault import Plain, Sealer, Vault
+from device.visitors import Visitors, packed, unknown_name
 
 VARIABLE = "OMOKAGE_GALLERY"
 LONGEST = 200  # characters of a name
+FEW = 256  # templates that are read one by one
+EMBEDDED = "id, person, embedding, encoder, preprocessing"
 COLUMNS = "template.id, person, denies, embedding, encoder, preprocessing, detector, quality, source, created, yaw, pitch, light, side"
 
 
@@ -73,8 +76,22 @@ def valid_name(name: str) -> str:
     return name
 
 
-class Gallery(Store):
+@dataclass(frozen=True, eq=False)
+class _Read:
+    """What was read of the templates of one encoder and preprocessing up to a change: their numbers [N] and embeddings [N, D]."""
+
+    maker: tuple[str, int] | None
+    change: int
+    numbers: np.ndarray
+    embeddings: np.ndarray
+
+
+class Gallery(Visitors):
     """The people of an open gallery. Each verb is one transaction, and all but `remove` can be undone (device/store.py)."""
+
+    def __init__(self, path: Path, create: bool = False, key: bytes | None = None, patience: float | None = None):
+        super().__init__(path, create, key, patience)
+        self._read = _Read(None, 0, np.zeros(0, int), np.zeros((0, 0), np.float32))
 
     def __enter__(self) -> "Gallery":
         return self
@@ -94,18 +111,35 @@ class Gallery(Store):
             return next((encoder for (encoder,) in self._db.execute("SELECT encoder FROM template LIMIT 1")), None)
 
     def templates(self, bundle: Bundle) -> tuple[np.ndarray, list[str]]:
-        """All embeddings, float32 [N, D], and whose they are, N names, sorted by name.
+        """All embeddings, float32 [N, D], and whose they are, N names, sorted by name. After a change only what is new is read.
 
         Raises StoredError where a template was made by another encoder or preprocessing than those of `bundle`.
         """
-        embeddings, names = self._embeddings(bundle, "NOT denies")
-        rank = {name: place for place, name in enumerate(sorted({name or "" for name in names}))}
-        order = np.argsort([rank[name or ""] for name in names], kind="stable")
-        return embeddings[order], [names[index] or "" for index in order.tolist()]
+        with self._snapshot():
+            numbers, owners = self._owners()
+            names = self._names()
+            old = self._still_valid(bundle)
+            places = {person: place for place, person in enumerate(sorted(set(owners.tolist()), key=names.__getitem__))}
+            order = np.argsort([places[owner] for owner in owners.tolist()], kind="stable")
+            numbers, owners = numbers[order], owners[order]
+            known = np.isin(numbers, old.numbers)
+            new = self._numbered(bundle, numbers[~known])
+            embeddings = new
+            if known.any():
+                ascending = np.argsort(old.numbers)
+                there = np.searchsorted(old.numbers, numbers, sorter=ascending)
+                embeddings = old.embeddings[ascending[np.minimum(there, len(ascending) - 1)]]
+                embeddings[~known] = new
+            self._read = _Read((bundle.encoder, bundle.preprocessing), self.change(), numbers, embeddings)
+        embeddings.flags.writeable = False  # they are kept
+        return embeddings, [names[owner] for owner in owners.tolist()]
 
     def denied(self, bundle: Bundle) -> tuple[np.ndarray, list[str | None]]:
         """Embeddings of faces that are not who they seem to be, float32 [N, D], and who that is; None: to be ignored altogether."""
-        return self._embeddings(bundle, "denies")
+        with self._snapshot():
+            rows = self._db.execute(f"SELECT {EMBEDDED} FROM template WHERE denies ORDER BY id").fetchall()
+            names = self._names() if rows else {}
+            return self._embeddings(bundle, rows), [None if person is None else names[person] for _, person, *_ in rows]
 
     def entries(self, name: str | None, crops: bool = False) -> list[Entry]:
         """The templates of a person, in the order in which they came, those that deny last; with their pictures if `crops`.
@@ -263,9 +297,30 @@ class Gallery(Store):
                 raise StoredError(f"{self.path} was changed meanwhile", "try again")
             self._db.executemany("DELETE FROM template WHERE id = ?", [(number,) for number in current - {row[0] for row in whole}])
             for (number, _, preprocessing, person), embedding in zip(whole, embeddings, strict=True):
-                sealed = self._sealer.seal(_bytes(embedding), _about(person, bundle.encoder, preprocessing))
+                sealed = self._sealer.seal(packed(embedding), _about(person, bundle.encoder, preprocessing))
                 self._db.execute("UPDATE template SET embedding = ?, encoder = ? WHERE id = ?", (sealed, bundle.encoder, number))
         return len(whole), len(rows) - len(whole)
+
+    def enrol(self, number: int, name: str, more: bool = False, most: int | None = None) -> int:
+        """Make a person of the unknown with this `number`, from what was seen, or with `more` give it to one who is there.
+
+        Returns how many templates that person has now. Raises InputError (nobody has that number; `accept` says what else) or
+        StoredError (seen by another encoder).
+        """
+        with self._writing("name") as now:
+            name = self.accept(name, more)
+            seen = self.seen(number)
+            templates = [Template(t.embedding, t.encoder, t.preprocessing, t.detector, t.quality, unknown_name(number)) for t in seen]
+            self._fits(templates)
+            person = self._touched(name, now)
+            self._insert(person, templates, now)
+            if most is not None:
+                self._thin(person, most)
+            with self._undoably():
+                self._db.execute("DELETE FROM trace WHERE unknown = ?", (number,))
+                self._db.execute("DELETE FROM unknown WHERE id = ?", (number,))
+            self._describe(person, f"{unknown_name(number)}, {len(templates)} templates")
+            return self._count(person)
 
     def encrypt(self, key: bytes | None) -> None:
         """Seal all under `key`, or with None under none, and wipe what was there. Cannot be undone."""
@@ -296,20 +351,47 @@ class Gallery(Store):
         for number, picture in self._db.execute("SELECT template, picture FROM crop").fetchall():
             sealed = sealer.seal(self._open(picture, "crop"), "crop")
             self._db.execute("UPDATE crop SET picture = ? WHERE template = ?", (sealed, number))
+        self._reseal_traces(sealer)
 
-    def _embeddings(self, bundle: Bundle, where: str) -> tuple[np.ndarray, list[str | None]]:
-        with self._reading():
-            rows = self._db.execute(f"SELECT embedding, person, encoder, preprocessing FROM template WHERE {where} ORDER BY id").fetchall()
-            names = {number: self._name(tag, sealed) for number, tag, sealed in self._db.execute("SELECT id, name, sealed FROM person")}
-        sealed, owners, encoders, versions = zip(*rows, strict=True) if rows else ((), (), (), ())
+    def _owners(self) -> tuple[np.ndarray, np.ndarray]:
+        """The numbers of all templates, ascending, and of the people whose they are. In one row: 10,000 would take SQLite as long as
+        all the rest."""
+        row = self._db.execute("SELECT group_concat(id), group_concat(person) FROM template WHERE NOT denies").fetchone()
+        numbers, owners = (np.array([] if text is None else str(text).split(","), np.int64) for text in row)
+        order = np.argsort(numbers)
+        return numbers[order], owners[order]
+
+    def _still_valid(self, bundle: Bundle) -> _Read:
+        """What was read and is as it was. Templates never change under their number, but by these verbs."""
+        altered = "SELECT 1 FROM audit WHERE id > ? AND verb IN ('reembed', 'undo') LIMIT 1"
+        if self._read.maker == (bundle.encoder, bundle.preprocessing) and not self._db.execute(altered, (self._read.change,)).fetchone():
+            return self._read
+        return _Read(None, 0, np.zeros(0, int), np.zeros((0, bundle.dimension), np.float32))
+
+    def _numbered(self, bundle: Bundle, numbers: np.ndarray) -> np.ndarray:
+        """The embeddings [N, D] of the templates with these numbers."""
+        query = f"SELECT {EMBEDDED} FROM template WHERE"
+        if len(numbers) < FEW:
+            rows = [self._db.execute(f"{query} id = ?", (number,)).fetchone() for number in numbers.tolist()]
+        else:
+            places = {number: place for place, number in enumerate(numbers.tolist())}
+            everything = self._db.execute(f"{query} NOT denies").fetchall()
+            rows = sorted((row for row in everything if row[0] in places), key=lambda row: places[row[0]])
+        return self._embeddings(bundle, rows)
+
+    def _embeddings(self, bundle: Bundle, rows: Sequence[Sequence]) -> np.ndarray:
+        """The embeddings [N, D] in these rows of EMBEDDED."""
+        _, owners, sealed, encoders, versions = zip(*rows, strict=True) if rows else ((),) * 5
         for encoder, preprocessing in set(zip(encoders, versions, strict=True)):
             self._check_maker(encoder, preprocessing, bundle.encoder, bundle.preprocessing)
-        blobs = [self._open(blob, _about(person, *maker)) for blob, person, *maker in rows] if self.encrypted else sealed
+        blobs = sealed
+        if self.encrypted:
+            blobs = [self._open(blob, _about(*about)) for blob, *about in zip(sealed, owners, encoders, versions, strict=True)]
         for size in set(map(len, blobs)) - {4 * bundle.dimension}:
             raise self._damaged(f"an embedding of {size} bytes")
         embeddings = np.frombuffer(b"".join(blobs), "<f4").astype(np.float32).reshape(-1, bundle.dimension)
         self._check_unit(embeddings)
-        return embeddings, [names.get(owner) for owner in owners]
+        return embeddings
 
     def _rows(self, person: int | None) -> list[tuple[int, np.ndarray]]:
         """Numbers and embeddings of a person's templates, or of everybody's."""
@@ -327,13 +409,6 @@ class Gallery(Store):
         template = Template(embedding, encoder, preprocessing, detector, quality, origin, look, crop, bool(denies))
         return Entry(number, template, created, bool(picture))
 
-    def _check_unit(self, embeddings: np.ndarray) -> None:
-        """A changed byte mostly shows in an embedding's length."""
-        with np.errstate(all="ignore"):
-            lengths = np.einsum("nd,nd->n", embeddings, embeddings)
-        if not (np.abs(lengths - 1) < 1e-3).all():
-            raise self._damaged("an embedding is not of length 1")
-
     def _crop(self, picture: bytes) -> np.ndarray:
         image = cv2.imdecode(np.frombuffer(self._open(picture, "crop"), np.uint8), cv2.IMREAD_COLOR)
         if image is None:
@@ -345,7 +420,7 @@ class Gallery(Store):
             about = _about(person, t.encoder, t.preprocessing)
             look = (None,) * 4 if t.look is None else (t.look.yaw, t.look.pitch, t.look.light, t.look.side)
             sealed, source = (
-                self._sealer.seal(_bytes(t.embedding), about),
+                self._sealer.seal(packed(t.embedding), about),
                 self._sealer.seal(t.source.encode(errors="backslashreplace"), "source"),
             )
             row = (person, t.denies, sealed, t.encoder, t.preprocessing, t.detector, t.quality, source, now, *look)
@@ -384,6 +459,13 @@ class Gallery(Store):
 
     def _named(self, name: str) -> tuple[str, bytes | None]:
         return _named(self._sealer, name)
+
+    def _names(self) -> dict[int, str]:
+        """Everybody's name, by number."""
+        if not self.encrypted:  # in one row, as in `_owners`
+            numbers, names = self._db.execute("SELECT group_concat(id), json_group_array(name) FROM person").fetchone()
+            return dict(zip(map(int, str(numbers or "").split(",")), json.loads(names), strict=True)) if numbers is not None else {}
+        return {number: self._name(tag, sealed) for number, tag, sealed in self._db.execute("SELECT id, name, sealed FROM person")}
 
     def _name(self, tag: str, sealed: bytes | None) -> str:
         if not self.encrypted:
@@ -435,7 +517,3 @@ def _named(sealer: Sealer, name: str) -> tuple[str, bytes | None]:
 def _about(person: int | None, encoder: str, preprocessing: int) -> str:
     """What a sealed embedding belongs to."""
     return f"embedding {person} {encoder} {preprocessing}"
-
-
-def _bytes(embedding: np.ndarray) -> bytes:
-    return np.asarray(embedding, "<f4").tobytes()

@@ -10,59 +10,16 @@ import numpy as np
 from device import openset
 from device.bundle import FAR, Bundle
 from device.classify import Classifier, Neighbours, Planes, rehearse, strongest
-from device.decide import OpenSet
+from device.decide import Denials, OpenSet
 from device.gallery import Gallery
+from device.impostors import Impostors
 from device.openset import Cohort, Evidence, Threshold
 from device.program import InputError, OmokageError
 
 CLASSIFIERS = ("knn", "svm")
 NEGATIVES = 4  # every fourth of the cohort teaches the SVM who nobody is; the others, whom it never met, make its threshold
 POLL = 0.25  # seconds between two looks at the gallery
-STORED = "svm"  # what the gallery keeps the trained planes under
-
-
-class Scores:
-    """What strangers, float32 unit [M, D], score at best against a gallery, by nearest neighbours.
-
-    Of a changed gallery only those are searched for who are new or have changed, and, by the strangers who were most like
-    somebody who has changed or gone, everybody.
-    """
-
-    def __init__(self, strangers: np.ndarray):
-        self._strangers = strangers
-        self._people: dict[str, np.ndarray] = {}
-        self._best = np.full(len(strangers), -np.inf, np.float32)
-        self._whose = np.full(len(strangers), "", object)
-
-    def update(self, embeddings: np.ndarray, names: Sequence[str]) -> np.ndarray:
-        """The scores float32 [M] against these templates float32 unit [N, D] and whose they are."""
-        people = _grouped(embeddings, names)
-        changed = {name for name, rows in people.items() if name not in self._people or not np.array_equal(self._people[name], rows)}
-        gone = changed | (self._people.keys() - people.keys())
-        stale = np.array([name == "" or name in gone for name in self._whose], bool)
-        self._best[stale] = -np.inf
-        self._search(np.flatnonzero(stale), people)
-        self._search(np.flatnonzero(~stale), {name: people[name] for name in changed})
-        self._people = people
-        return self._best.copy()
-
-    def _search(self, rows: np.ndarray, people: dict[str, np.ndarray]) -> None:
-        if not len(rows) or not people:
-            return
-        names = [name for name, templates in people.items() for _ in templates]
-        searched = Neighbours(np.concatenate([*people.values()]), names)
-        scores, found = strongest(searched, self._strangers[rows])
-        better = scores > self._best[rows]
-        self._best[rows[better]] = scores[better]
-        self._whose[rows[better]] = np.array(searched.people, object)[found[better]]
-
-
-def _grouped(embeddings: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """The templates [n, D] of each person, in the order given."""
-    rows: dict[str, list[int]] = {}
-    for row, name in enumerate(names):
-        rows.setdefault(name, []).append(row)
-    return {name: embeddings[own] for name, own in rows.items()}
+LARGE = 3000  # templates from which what strangers score is kept in the gallery: a Raspberry Pi takes a second for it
 
 
 class Judge:
@@ -77,7 +34,7 @@ class Judge:
         negative = np.arange(len(cohort.embeddings)) % NEGATIVES == 0
         self._negatives = cohort.embeddings[negative]
         self._unmet = cohort.embeddings[~negative] if self.svm else cohort.embeddings
-        self._scores = Scores(self._unmet)
+        self.impostors = Impostors(self._unmet)
 
     @classmethod
     def of(cls, used: Bundle, far: float = FAR, classifier: str = "knn") -> "Judge":
@@ -94,22 +51,32 @@ class Judge:
 
     def evidence(self, classifier: Classifier, embeddings: np.ndarray, names: Sequence[str]) -> Evidence:
         """What tells the threshold of `classifier`, which was trained on these templates. Takes a cohort and somebody enrolled."""
-        scores = strongest(classifier, self._unmet)[0] if self.svm else self._scores.update(embeddings, names)
-        genuine, own = rehearse(self.train, embeddings, names)
+        if isinstance(classifier, Neighbours):
+            scores, genuine, own = self.impostors.update(classifier.index)
+        else:
+            scores = strongest(classifier, self._unmet)[0]
+            genuine, own = rehearse(self.train, embeddings, names)
         # Synthetic strangers stand for as many real ones, whichever of them are looked at.
         return Evidence(scores, min(self._cohort.strangers, len(self._unmet)), genuine, own)
 
-    def judge(self, embeddings: np.ndarray, names: Sequence[str], classifier: Classifier | None = None) -> tuple[OpenSet, Threshold | None]:
+    def judge(
+        self,
+        embeddings: np.ndarray,
+        names: Sequence[str],
+        classifier: Classifier | None = None,
+        denied: tuple[np.ndarray, Sequence[str | None]] | None = None,
+    ) -> tuple[OpenSet, Threshold | None]:
         """The decider on templates float32 unit [N, D] and whose they are; its threshold, or None where it is the usual one.
 
-        `classifier`: one that `train` made of the same templates.
+        `classifier`: one that `train` made of the same templates. `denied`: what Gallery.denied gives.
         """
         classifier = classifier or self.train(embeddings, names)
+        denials = Denials(*denied, embeddings, names, self._usual) if denied and denied[1] else None
         if not len(names) or not len(self._unmet):
-            return OpenSet(classifier, self._usual), None
+            return OpenSet(classifier, self._usual, denials=denials), None
         evidence = self.evidence(classifier, embeddings, names)
         found = evidence.threshold(self._far)
-        return OpenSet(classifier, found.known, found.review, evidence.calibration()), found
+        return OpenSet(classifier, found.known, found.review, evidence.calibration(), denials), found
 
 
 class Known:
@@ -119,14 +86,24 @@ class Known:
     Raises what Gallery does where it cannot be opened now.
     """
 
-    def __init__(self, path: Path, used: Bundle, judge: Judge, notify: Callable[..., None], clock: Callable[[], float] = time.monotonic):
+    def __init__(
+        self,
+        path: Path,
+        used: Bundle,
+        judge: Judge,
+        notify: Callable[..., None],
+        clock: Callable[[], float] = time.monotonic,
+        key: bytes | None = None,
+    ):
         self.people = 0
+        self._key = key
         self._path, self._used, self._judge, self._notify, self._clock = path, used, judge, notify, clock
         self._gallery: Gallery | None = None
         self._version: tuple[int, int] | None = None
         self._change: int | None = None
         self._told: str | None = None
         self._due = -np.inf
+        self._first = True  # what strangers score is not known yet
         self._is_new()
         self.decider = self._load()
 
@@ -162,7 +139,7 @@ class Known:
         if self._gallery is None:
             if not there:
                 return False
-            self._gallery = Gallery(self._path)
+            self._gallery = Gallery(self._path, key=self._key)
         version = self._gallery.version()
         if version == self._version:
             return False
@@ -172,28 +149,52 @@ class Known:
 
     def _load(self) -> OpenSet:
         names: list[str] = []
+        denied = None
         if self._gallery is None:
             embeddings = np.zeros((0, self._used.dimension), np.float32)
         else:
-            embeddings, names = self._gallery.templates(self._used)
+            (embeddings, names), denied = self._gallery.templates(self._used), self._gallery.denied(self._used)
         self.people = len(set(names))
-        decider, threshold = self._judge.judge(embeddings, names, self._classifier(embeddings, names))
+        classifier = self._classifier(embeddings, names)
+        known = self._recall(classifier)
+        decider, threshold = self._judge.judge(embeddings, names, classifier, denied)
+        if not known:
+            self._keep("knn", self._judge.impostors.to_bytes())
         if threshold is not None and threshold.lacking:
             self._tell("far-not-shown", threshold.apology(), "warning")
         return decider
 
     def _classifier(self, embeddings: np.ndarray, names: Sequence[str]) -> Classifier:
         """The planes that the gallery keeps, if they are of the people as they are now; else newly trained, and kept."""
-        key = f"{STORED} {self._used.encoder}"
-        with contextlib.suppress(OmokageError, ValueError):
-            kept = self._gallery.derived(key) if self._gallery and self._judge.svm else None
-            if kept is not None and kept[0] == self._change:
-                return Planes.from_bytes(kept[1])
+        with contextlib.suppress(ValueError):
+            kept = self._kept("svm") if self._judge.svm else None
+            if kept is not None:
+                return Planes.from_bytes(kept)
         classifier = self._judge.train(embeddings, names)
-        if self._gallery and isinstance(classifier, Planes) and self._change is not None:
-            with contextlib.suppress(OmokageError):  # a gallery that may only be read
-                self._gallery.keep(key, self._change, classifier.to_bytes())
+        if isinstance(classifier, Planes):
+            self._keep("svm", classifier.to_bytes())
         return classifier
+
+    def _recall(self, classifier: Classifier) -> bool:
+        """Take what strangers score from what the gallery keeps, where working it out is long; whether there is nothing to keep."""
+        if not isinstance(classifier, Neighbours) or len(classifier.index) < LARGE:
+            return True
+        kept = self._kept("knn") if self._first else None
+        self._first = False
+        return kept is not None and self._judge.impostors.restore(kept, classifier.index)
+
+    def _kept(self, kind: str) -> bytes | None:
+        """What was made of the people as they are now."""
+        with contextlib.suppress(OmokageError):
+            kept = self._gallery.derived(f"{kind} {self._used.encoder}") if self._gallery else None
+            if kept is not None and kept[0] == self._change:
+                return kept[1]
+        return None
+
+    def _keep(self, kind: str, made: bytes) -> None:
+        if self._gallery and self._change is not None:
+            with contextlib.suppress(OmokageError):  # a gallery that may only be read
+                self._gallery.keep(f"{kind} {self._used.encoder}", self._change, made)
 
     def _tell(self, code: str, message: str, level: str) -> None:
         """Notify, but not twice in a row of the same."""

@@ -1,6 +1,6 @@
 """The way of a frame: detect, align, embed, track, decide. Usable without the program.
 
-recogniser = Recogniser(open_detector(), encoder, NearestNeighbours(embeddings, names, threshold))
+recogniser = Recogniser(open_detector(), encoder, NearestNeighbours(embeddings, names, threshold), like=used.threshold())
 for frame in source:
     events, sightings = recogniser.process(frame)
 events = recogniser.finish()
@@ -9,9 +9,9 @@ events = recogniser.finish()
 import contextlib
 import logging
 import time
-from collections.abc import Iterator, Sequence
-from datetime import timedelta
-from typing import Any
+from collections.abc import Collection, Iterator, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -22,8 +22,10 @@ from device.decide import Decider, Verdict, one_name_each
 from device.detect import Detection, Detector
 from device.embed import Encoder
 from device.events import Event
+from device.harvest import Harvest
 from device.quality import USEFUL, Quality, assess
-from device.track import CONFIRM, LIKE, Cuts, Track, Tracker
+from device.track import CONFIRM, Cuts, Evidence, Track, Tracker
+from device.visitors import Stranger
 
 STAGES = ("detect", "align", "embed", "decide")
 INTERVAL = 3  # a face that shows for five frames is found in its third, fourth and fifth at the latest: enough to be confirmed
@@ -34,16 +36,26 @@ NO_CROPS = np.zeros((0, SIZE, SIZE, 3), np.uint8)
 Sighting = tuple[Track, Verdict | None]
 
 
+class Memory(Protocol):
+    """Gives strangers a number that stays (device/unknowns.py)."""
+
+    def meet(self, evidence: Evidence, moment: datetime, others: Collection[int]) -> Stranger | None: ...
+
+    def part(self, stranger: Stranger, evidence: Evidence, moment: datetime, known: bool) -> None: ...
+
+    def poll(self) -> None: ...
+
+
 class Recogniser:
     """Turns frames into events.
 
     Faces are looked for in every `interval`-th frame while all is settled, and in every frame while something is new, missed or
     in doubt. A track is embedded in every look until its verdict is settled and then every RECHECK; the verdict rests on the
-    quality-weighted mean of its embeddings. `like` is the cosine from which two crops may show one person. With `stills` every
-    frame is a scene of its own (unrelated pictures): each face is seen and gone at once.
+    quality-weighted mean of its embeddings. `like` is the cosine from which two crops may show one person (device/track.py). With
+    `stills` every frame is a scene of its own (unrelated pictures): each face is seen and gone at once.
 
-    `decider` may be replaced between two frames: everybody is judged anew. `seconds` counts the time of each stage; `frames`,
-    `looks`, `faces` (detections) and `crops` (embedded) what went through.
+    `memory`, where there is one, is asked about strangers. `decider` may be replaced between two frames: everybody is judged anew.
+    `seconds` counts the time of each stage; `frames`, `looks`, `faces` (detections) and `crops` (embedded) what went through.
     """
 
     def __init__(
@@ -53,14 +65,18 @@ class Recogniser:
         decider: Decider,
         stills: bool = False,
         interval: int = INTERVAL,
-        like: float = LIKE,
+        like: float | None = None,
         recheck: timedelta = RECHECK,
+        memory: Memory | None = None,
     ):
         self.detector, self.encoder, self.stills = detector, encoder, stills
         self.interval, self.recheck = 1 if stills else interval, recheck
         self.decider = decider
+        self._memory = memory
         self.frames = self.looks = self.faces = self.crops = 0
         self.seconds = dict.fromkeys(STAGES, 0.0)
+        self.harvest: Harvest | None = None  # where crops of those who are not known are kept, if anywhere
+        self._like = like
         self._tracker = Tracker(1 if stills else CONFIRM, like)
         self._cuts = Cuts()
         self._looked: Frame | None = None  # the frame of the last look ...
@@ -86,6 +102,8 @@ class Recogniser:
             raise ValueError(f"a frame is uint8 [H, W, 3], not {image.dtype} {list(image.shape)}")
         self._last = frame
         with self._timed("decide"):
+            if self._memory:
+                self._memory.poll()
             self.embed(NO_CROPS)  # an encoder that watches over a worker wants to hear of every frame
             cut = not self.stills and self._cuts(image)
             if cut:
@@ -150,6 +168,7 @@ class Recogniser:
         confirmed = [track for track in tracks if track.id]
         one_name_each([(track.id, track.opinion) for track in confirmed], holders)
         for track in confirmed:
+            self._remember(track, confirmed, frame)
             self._tell(track, frame)
         self._end(ended)
         self._looked, self._sightings = frame, [(track, track.opinion.settled if track.id else None) for track in tracks]
@@ -169,9 +188,11 @@ class Recogniser:
         """Add what is known of face `j` of this frame to the evidence of its track."""
         evidence, embedding = track.evidence, faces.embeddings.get(j)
         if embedding is not None:
-            odd = evidence.crops > 0 and float(embedding @ evidence.embedding) < self._tracker.like
+            odd = evidence.crops > 0 and self._like is not None and float(embedding @ evidence.embedding) < self._like
             evidence.add(embedding, faces.quality(j))
             track.checked = None if odd else frame.time  # what does not fit in is looked at again
+            if self.harvest:
+                self.harvest.take(track, frame, *faces.picture(j))
         elif j in faces.poor:
             evidence.see(faces.quality(j))
 
@@ -183,6 +204,13 @@ class Recogniser:
         elif evidence.best and not evidence.crops:
             why = f"its pictures are {evidence.best.fault}"
             track.opinion.update(Verdict("unknown", None, None, self._decider.threshold, why=why))
+
+    def _remember(self, track: Track, others: Sequence[Track], frame: Frame) -> None:
+        """Find out which stranger this is, as soon as it is settled that it is one. Two faces of a frame never share a number."""
+        verdict = track.opinion.settled
+        if self._memory and track.stranger is None and verdict is not None and verdict.stranger:
+            numbers = {other.stranger.number for other in others if other.stranger}
+            track.stranger = self._memory.meet(track.evidence, frame.time, numbers)
 
     def _tell(self, track: Track, frame: Frame) -> None:
         """An event where the settled verdict is another than the one that was told, and a line in the log that says why."""
@@ -197,6 +225,10 @@ class Recogniser:
     def _end(self, tracks: list[Track]) -> None:
         for track in tracks:
             track.opinion.conclude()
+            if self._memory and track.stranger and track.opinion.settled:
+                self._memory.part(track.stranger, track.evidence, track.last_time, known=track.opinion.settled.name is not None)
+            if self.harvest:
+                self.harvest.end(track)
             if self._last and track.opinion.settled:
                 self._tell(track, self._last)
                 self._events.append(events.gone(track, track.opinion.settled, self._last))
@@ -226,6 +258,11 @@ class _Faces:
 
     def quality(self, j: int) -> Quality:
         return self._crop(j)[1]
+
+    def picture(self, j: int) -> tuple[Detection, np.ndarray, float]:
+        """The detection, the RGB crop and its quality, 0..1."""
+        crop, quality = self._crop(j)
+        return self._detections[j], crop, quality.value
 
     def embed(self, numbers: Sequence[int]) -> np.ndarray:
         """Embeddings of these faces: float32 unit rows [N, D], not a number where the crop is useless."""

@@ -23,15 +23,17 @@ from typing import Any
 
 import cv2
 
-from device import bundle, detect, draw, events
+from device import bundle, detect, draw, events, vault
 from device.camera import Frame, Source, open_camera, open_source
 from device.embed import BACKENDS, open_encoder
 from device.events import Event
 from device.gallery import default_path
+from device.harvest import Harvest
 from device.known import CLASSIFIERS, Judge, Known
 from device.outputs import TOLD, Film, Snapshots, Window
 from device.pipeline import INTERVAL, Recogniser, Sighting
 from device.program import HOLDS_NOT, INTERRUPTED, Parser, run
+from device.unknowns import DAYS, Unknowns
 from device.watchdog import Watchdog
 
 THREADS = 2  # more gain little on frames this small, and a Raspberry Pi has other things to do
@@ -57,10 +59,22 @@ def build_parser() -> Parser:
     parser.add_argument(
         "--interval", type=_positive, default=INTERVAL, metavar="N", help="look for faces in every Nth frame at rest (default: %(default)s)"
     )
+    parser.add_argument(
+        "--remember-unknowns",
+        type=_days,
+        nargs="?",
+        const=DAYS,
+        metavar="DAYS",
+        help=f"give strangers a number that stays, for so many days after their last visit ({DAYS:g} without a number; default: off)",
+    )
+    vault.add_arguments(parser)
     parser.add_argument("--json", action="store_true", help="events as JSON lines; the last line on stderr is the summary as JSON")
     parser.add_argument("--show", action="store_true", help="show a window; q or Esc ends, any other key turns to the next photo")
     parser.add_argument("--save", type=Path, metavar="VIDEO", help=f"write the annotated video ({', '.join(draw.CODECS)})")
     parser.add_argument("--snapshots", type=Path, metavar="DIR", help="keep a picture of every seen and changed (default: none)")
+    parser.add_argument(
+        "--harvest", type=Path, metavar="DIR", help="keep the best crops of faces without a name, for enroll.py cluster (default: none)"
+    )
     return parser
 
 
@@ -76,6 +90,13 @@ def _share(word: str) -> float:
     if not 0 < share < 1:
         raise argparse.ArgumentTypeError(f"{word} is not between 0 and 1, as 0.001 is")
     return share
+
+
+def _days(word: str) -> float:
+    days = float(word)
+    if not 0 < days <= 3650:
+        raise argparse.ArgumentTypeError(f"{word} is not between 0 and 3650")
+    return days
 
 
 class Voice:
@@ -144,12 +165,19 @@ def recognize(args: argparse.Namespace) -> int:
     cv2.setNumThreads(THREADS)
     used = bundle.find(args.encoder)
     judge = Judge.of(used, args.far, args.classifier)
+    path, key = args.gallery or default_path(), vault.find_key(args.key_file)
     with contextlib.ExitStack() as stack:
-        known = stack.enter_context(contextlib.closing(Known(args.gallery or default_path(), used, judge, voice.notice)))
+        known = stack.enter_context(contextlib.closing(Known(path, used, judge, voice.notice, key=key)))
         encoder = stack.enter_context(contextlib.closing(open_encoder(used, args.backend, voice.notice)))
-        detector = detect.open_detector(args.detector, args.detector_model)
+        detector = detect.of_arguments(args)
         source = stack.enter_context(_open(args, voice, heart))
-        recogniser = Recogniser(detector, encoder, known.decider, source.stills, args.interval, used.threshold())
+        unknowns = None
+        if args.remember_unknowns:
+            unknowns = stack.enter_context(
+                contextlib.closing(Unknowns(path, used, args.remember_unknowns, detector.name, voice.notice, key))
+            )
+        recogniser = Recogniser(detector, encoder, known.decider, source.stills, args.interval, like=used.threshold(), memory=unknowns)
+        recogniser.harvest = None if args.harvest is None else Harvest(args.harvest, voice.notice)
         stack.enter_context(outputs.filming(args.save, source))
         if not known.people:
             voice.notice("gallery-empty", EMPTY)

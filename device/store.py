@@ -21,8 +21,8 @@ BUSY = 10.0  # seconds to wait for another program that writes
 UNDOABLE = 20  # verbs that can be undone
 
 
-def _undoable(table: str, key: str, *columns: str) -> tuple[str, ...]:
-    """Triggers that write down how to undo each change of a row (https://www.sqlite.org/undoredo.html)."""
+def _undoable(table: str, key: str, *columns: str) -> tuple[str, str, str]:
+    """Triggers that write down how to undo each change of a row, added, changed or deleted (https://www.sqlite.org/undoredo.html)."""
     note = "INSERT INTO undo (step, statement) VALUES ((SELECT max(id) FROM audit),"
     old = " || ', ".join(f"{column} = ' || quote(old.{column})" for column in columns)
     values = " || ',' || ".join(f"quote(old.{column})" for column in (key, *columns))
@@ -37,6 +37,7 @@ def _undoable(table: str, key: str, *columns: str) -> tuple[str, ...]:
 
 _TEMPLATE = ("person", "denies", "embedding", "encoder", "preprocessing", "detector", "quality", "source", "created")
 _LOOK = ("yaw", "pitch", "light", "side")
+_TRACE = ("unknown", "embedding", "encoder", "preprocessing", "detector", "quality", "created")
 
 # Each brings the schema from its position to the next; PRAGMA user_version counts them. Forward only: append, never edit.
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
@@ -78,6 +79,23 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         *_undoable("crop", "template", "picture"),
         *_undoable("setting", "key", "value"),
     ),
+    (
+        "DROP INDEX template_person",
+        "CREATE INDEX template_person ON template (person, denies)",  # tells whose a template is without reading it
+        "CREATE INDEX template_denies ON template (id) WHERE denies",
+        # Strangers who are remembered come and go without a verb. What a verb takes away (`Store._undoably`) can be brought back.
+        """CREATE TABLE unknown (
+            id INTEGER PRIMARY KEY AUTOINCREMENT, visits INTEGER NOT NULL,
+            first TEXT NOT NULL, last TEXT NOT NULL, expires TEXT NOT NULL)""",
+        """CREATE TABLE trace (
+            id INTEGER PRIMARY KEY AUTOINCREMENT, unknown INTEGER NOT NULL REFERENCES unknown ON DELETE CASCADE, embedding BLOB NOT NULL,
+            encoder TEXT NOT NULL, preprocessing INTEGER NOT NULL, detector TEXT NOT NULL, quality REAL NOT NULL, created TEXT NOT NULL)""",
+        "CREATE INDEX trace_unknown ON trace (unknown)",
+        *(
+            deleted.replace(" BEGIN", " WHEN EXISTS (SELECT 1 FROM state WHERE key = 'undoably') BEGIN", 1)
+            for _, _, deleted in (_undoable("unknown", "id", "visits", "first", "last", "expires"), _undoable("trace", "id", *_TRACE))
+        ),
+    ),
 )
 
 
@@ -96,19 +114,21 @@ class Store:
     """An open gallery's file; close it, or use it as a context manager. Each verb is one transaction with an audit row.
 
     With `create` the file is made where it is missing, for its owner's eyes alone, and encrypted if there is a key.
-    `key` is the one that the gallery is encrypted with; without it `find_key` looks in the environment.
+    `key` is the one that the gallery is encrypted with; without it `find_key` looks in the environment. Others who write are
+    waited for `patience` seconds.
     Raises InputError (no such file, no key wanted) or StoredError (not a gallery, damaged, written by a newer Omokage, another key).
     """
 
-    def __init__(self, path: Path, create: bool = False, key: bytes | None = None):
+    def __init__(self, path: Path, create: bool = False, key: bytes | None = None, patience: float | None = None):
         self.path = Path(path)
+        self._patience = BUSY if patience is None else patience
         if not self.path.is_file():
             if not create:
                 raise InputError(f"the gallery {self.path} is not there", "add a person with enroll.py, or name a gallery with --gallery")
             _create(self.path)
         self._sealer: Sealer = Plain()
         with self._reading():
-            self._db = sqlite3.connect(f"{self.path.resolve().as_uri()}?mode=rw", uri=True, timeout=BUSY, isolation_level=None)
+            self._db = sqlite3.connect(f"{self.path.resolve().as_uri()}?mode=rw", uri=True, timeout=self._patience, isolation_level=None)
             try:
                 self._db.execute("PRAGMA foreign_keys = ON")
                 self._db.execute("PRAGMA secure_delete = ON")  # what is deleted is overwritten with zeros
@@ -117,6 +137,7 @@ class Store:
                 self._db.execute("PRAGMA journal_mode = WAL")
                 self._migrate()
                 self._unlock(find_key() if key is None else key, create)
+                self._expire()
                 self._finish_forgetting()
             except BaseException:
                 self._db.close()
@@ -205,6 +226,9 @@ class Store:
         self._forget()
         return change
 
+    def _expire(self) -> None:
+        """Delete what was to be kept for a time only that is over; device/visitors.py knows what."""
+
     def _check(self, create: bool) -> None:
         """It is a gallery and not a newer one, or an empty file that is to become one."""
         version = self._version()
@@ -284,9 +308,9 @@ class Store:
     def _forget(self, patience: float | None = None) -> None:
         """Wipe what was deleted from the pages' unused parts and from the write-ahead log, if that is still to be done.
 
-        Waits `patience` seconds for others, or BUSY.
+        Waits `patience` seconds for others, or as long as for writers.
         """
-        end = time.monotonic() + (BUSY if patience is None else patience)
+        end = time.monotonic() + (self._patience if patience is None else patience)
         try:
             with self._reading():
                 due = self._db.execute("SELECT value FROM state WHERE key = 'forget'").fetchone()
@@ -310,7 +334,7 @@ class Store:
         self._db.execute("PRAGMA busy_timeout = 100")
         with contextlib.suppress(OmokageError):
             self._forget(patience=0.1)
-        self._db.execute(f"PRAGMA busy_timeout = {round(1000 * BUSY)}")
+        self._db.execute(f"PRAGMA busy_timeout = {round(1000 * self._patience)}")
 
     def _current(self, change: int) -> bool:
         """There was no removal after `change`: nothing of anybody who has gone may be kept."""
@@ -333,6 +357,24 @@ class Store:
 
     def _describe(self, person: int | None, detail: str) -> None:
         self._db.execute("UPDATE audit SET person = ?, detail = ? WHERE id = (SELECT max(id) FROM audit)", (person, detail))
+
+    @contextlib.contextmanager
+    def _undoably(self) -> Iterator[None]:
+        """Within a verb's transaction: strangers who are deleted in the block come back when the verb is undone."""
+        self._db.execute("INSERT INTO state VALUES ('undoably', '')")
+        yield
+        self._db.execute("DELETE FROM state WHERE key = 'undoably'")
+
+    @contextlib.contextmanager
+    def _snapshot(self) -> Iterator[None]:
+        """All that is read in the block is of one moment."""
+        with self._reading():
+            self._db.execute("BEGIN")
+            try:
+                yield
+            finally:
+                with contextlib.suppress(sqlite3.Error):
+                    self._db.execute("COMMIT")
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:

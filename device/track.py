@@ -12,6 +12,7 @@ from device.camera import Frame
 from device.decide import Opinion, Verdict
 from device.detect import Detection
 from device.quality import Quality
+from device.visitors import Stranger
 
 CONFIRM = 3  # detections; false detections rarely last longer
 PATIENCE = timedelta(seconds=0.5)  # how long a face may be missed: a turned head, a hand in front of it
@@ -19,7 +20,6 @@ MISSES = 3  # looks that may be missed however slow the source is
 NEAR = -0.3  # distance-IoU from which two boxes may be one face: a step of about 1.4 widths from look to look
 FIRM = 0.3  # and from which they are, if nothing else comes into question
 GROWTH = 2.0  # and neither is larger than the other by more than this
-LIKE = 0.4  # cosine from which a face that jumped may be the same; encoders differ, recognize.py takes the bundle's threshold
 FADE = 0.95  # what an older crop still counts when a newer one comes
 WORST = 0.01  # the weight of a crop of quality 0, which still counts where there is no better one
 # A cut: small grey versions of two frames differ on average by more than this many levels pixel by pixel, which quick motion
@@ -71,8 +71,8 @@ class Evidence:
 class Track:
     """One face on its way through the frames. `box` is the newest, (x, y, width, height) in pixels of the frame.
 
-    What it looks like and who it is said to be (`opinion`; `told` to the world; `checked`: when it was last embedded) is the
-    recogniser's to fill in.
+    What it looks like and who it is said to be (`opinion`; `told` to the world; `checked`: when it was last embedded; `stranger`: who
+    of those who are remembered) is the recogniser's to fill in.
     """
 
     box: Box
@@ -87,6 +87,7 @@ class Track:
     opinion: Opinion = field(default_factory=Opinion)
     told: Verdict | None = None
     checked: datetime | None = None
+    stranger: Stranger | None = None
 
 
 def distance_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -124,10 +125,11 @@ class Tracker:
 
     A track counts (is confirmed, gets its id) once it was found `confirm` times, and as many verdicts must agree about it; one
     that never gets there vanishes without a word. It ends when it was missed in more than MISSES looks and, once confirmed, for
-    longer than PATIENCE. Two crops with a cosine of at least `like` may show one person.
+    longer than PATIENCE. Two crops with a cosine of at least `like` may show one person; which cosine that is, depends on the
+    encoder, and without one the place alone decides.
     """
 
-    def __init__(self, confirm: int = CONFIRM, like: float = LIKE):
+    def __init__(self, confirm: int = CONFIRM, like: float | None = None):
         self.confirm = confirm
         self.like = like
         self._tracks: list[Track] = []
@@ -170,7 +172,7 @@ class Tracker:
         matched: dict[int, Track] = {}
         if boxes and self._tracks:
             near = self._nearness(boxes)
-            for i, j in assign(near, self._likeness(near, embed) if embed else None, self.like):
+            for i, j in assign(near, self._likeness(near, embed, self.like) if embed and self.like is not None else None):
                 matched[j] = self._tracks[i]
         for j, box in enumerate(boxes):
             if j not in matched:
@@ -184,8 +186,11 @@ class Tracker:
         size = np.sqrt(old[:, None, 2:].prod(-1) / new[None, :, 2:].prod(-1))
         return np.where(np.maximum(size, 1 / size) <= GROWTH, distance_iou(old, new), -1.0)
 
-    def _likeness(self, near: np.ndarray, embed: Embed) -> np.ndarray:
-        """Cosine of track and box where their places leave a doubt, else not a number: float64 [T, B]."""
+    def _likeness(self, near: np.ndarray, embed: Embed, like: float) -> np.ndarray:
+        """How alike track and box are where their places leave a doubt, else not a number: float64 [T, B], -1..1.
+
+        0 is a cosine of `like` and 1 a cosine of 1, so that it counts as much as the nearness whatever an encoder's scale.
+        """
         likeness = np.full(near.shape, np.nan)
         known = np.array([track.evidence.crops > 0 for track in self._tracks])
         missed = np.array([track.misses > 0 for track in self._tracks])
@@ -193,9 +198,9 @@ class Tracker:
         columns = np.flatnonzero(doubt.any(0))
         if len(columns):
             rows = np.stack([track.evidence.embedding for track, has in zip(self._tracks, known, strict=True) if has])
-            cosines = np.full((len(near), len(columns)), np.nan)
-            cosines[known] = rows @ embed(columns.tolist()).T
-            likeness[:, columns] = np.where(doubt[:, columns], cosines, np.nan)
+            alike = np.full((len(near), len(columns)), np.nan)
+            alike[known] = np.clip((rows @ embed(columns.tolist()).T - like) / (1 - like), -1, 1)
+            likeness[:, columns] = np.where(doubt[:, columns], alike, np.nan)
         return likeness
 
     @staticmethod
@@ -218,13 +223,13 @@ def unclaimed(near: np.ndarray) -> np.ndarray:
     return ~claimed
 
 
-def assign(near: np.ndarray, likeness: np.ndarray | None, like: float) -> list[tuple[int, int]]:
+def assign(near: np.ndarray, likeness: np.ndarray | None) -> list[tuple[int, int]]:
     """The pairs of track and box with the greatest sum of nearness and likeness [T, B] (not a number: not asked for).
 
-    A pair that is not firmly near must be alike, one that is alike need not be near.
+    A pair that is not firmly near must be alike (0 or more), one that is alike need not be near.
     """
     alike = np.full(near.shape, np.nan) if likeness is None else likeness
     unknown = np.isnan(alike)
-    allowed: np.ndarray = np.where(unknown, near > NEAR, (near >= FIRM) | (alike >= like))
+    allowed: np.ndarray = np.where(unknown, near > NEAR, (near >= FIRM) | (alike >= 0))
     score = np.where(allowed, np.maximum(near, NEAR) + np.where(unknown, 0.0, alike), -10.0)  # pairs that are no match are all alike
     return [(int(i), int(j)) for i, j in zip(*linear_sum_assignment(-score), strict=True) if allowed[i, j]]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 from importlib import util
 from pathlib import Path
 
@@ -12,6 +13,10 @@ from device import bundle
 
 CONTRACTS = Path(__file__).parent / "contracts"
 SHARED = Path(os.environ.get("OMOKAGE_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, and the programs that they start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _package_file(package: str, *parts: str) -> Path:

@@ -33,7 +33,7 @@ def read_list(path: Path) -> set[str]:
         raise InputError(f"cannot read the list {path} ({error})", "name a text file with one crop a line") from error
 
 
-def _pictures(source: Path) -> Iterator[tuple[str, bytes]]:
+def pictures(source: Path) -> Iterator[tuple[str, bytes]]:
     """(name, encoded picture) of a folder or a zip, sorted by name, which starts with the source's own name."""
     if source.is_dir():
         for path in sorted(p for p in source.rglob("*") if p.suffix.lower() in PICTURES):
@@ -62,7 +62,7 @@ def read_crops(sources: Iterable[Path], without: Set[str] = frozenset(), only: S
     chosen = [
         item
         for source in sources
-        for item in _pictures(Path(source))
+        for item in pictures(Path(source))
         if item[0] not in without and (only is None or item[0] in only)
     ]
     if not chosen:

@@ -38,7 +38,7 @@ ACTIVATIONS: dict[str, Callable[[str], keras.layers.Layer]] = {
 
 
 @dataclass(frozen=True)
-class _Parts:
+class Parts:
     """The pieces of every family. `norm=False` builds them as they run on the device: BatchNorm folded into the convolutions."""
 
     width: float
@@ -83,7 +83,7 @@ class _Parts:
         return L.Reshape((dimension,), name="flatten")(L.Conv2D(dimension, 1, name=EMBEDDING)(x))
 
 
-def fused(parts: _Parts, x, dimension: int):
+def fused(parts: Parts, x, dimension: int):
     """Dense 3x3 expansions: more arithmetic, less time on the Edge TPU. 1.44 M parameters, 175 MMAC (docs/design.md)."""
     x = parts.conv(x, "stem", parts.channels(24), 3, 2)
     for stage, (base, blocks) in enumerate(((48, 2), (80, 3), (128, 3)), start=1):
@@ -93,7 +93,7 @@ def fused(parts: _Parts, x, dimension: int):
     return parts.head(x, parts.channels(256), dimension)
 
 
-def mobileface(parts: _Parts, x, dimension: int):
+def mobileface(parts: Parts, x, dimension: int):
     """MobileFaceNet (Chen et al. 2018, arXiv:1804.07573, table 1) with ReLU6 where the paper has PReLU."""
     x = parts.conv(x, "stem", parts.channels(64), 3, 2)
     x = parts.depthwise(x, "stem_depthwise")
@@ -101,15 +101,16 @@ def mobileface(parts: _Parts, x, dimension: int):
     return parts.head(x, parts.channels(512), dimension)
 
 
-def mobilenetv2(parts: _Parts, x, dimension: int):
-    """MobileNetV2 (Sandler et al. 2018, arXiv:1801.04381, table 2), the stem without its stride: at 112x112 the last map
-    would be 4x4 otherwise (so in MobileFaceNet's comparison, arXiv:1804.07573, section 4.1)."""
-    x = parts.conv(x, "stem", parts.channels(32), 3)
-    stages = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+def mobilenetv2(parts: Parts, x, dimension: int):
+    """MobileNetV2 (Sandler et al. 2018, arXiv:1801.04381, table 2), its last stride left out: at 112x112 the last map would be
+    4x4 otherwise. (Leaving out the stem's, as in MobileFaceNet's comparison, arXiv:1804.07573, section 4.1, costs 2.5 times the
+    arithmetic.)"""
+    x = parts.conv(x, "stem", parts.channels(32), 3, 2)
+    stages = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 1), (6, 320, 1, 1))
     return parts.head(_bottlenecks(parts, x, stages), parts.channels(1280), dimension)
 
 
-def _bottlenecks(parts: _Parts, x, stages: tuple[tuple[int, int, int, int], ...]):
+def _bottlenecks(parts: Parts, x, stages: tuple[tuple[int, int, int, int], ...]):
     """Stages of (expansion, channels, blocks, stride of the first block), as the papers' tables write them."""
     for stage, (expand, base, blocks, stride) in enumerate(stages, start=1):
         for block in range(1, blocks + 1):
@@ -136,7 +137,7 @@ def build(
         raise InputError(f"there is no encoder of width {width:g}", "give a width from 0.1 to 8; 1 is the family's own")
     name = architecture + (f"-{width:g}" if width != 1 else "") + (f"-{activation}" if activation != "relu" else "")
     inputs = L.Input((size, size, 3), name="crop")
-    return keras.Model(inputs, FAMILIES[architecture](_Parts(width, norm, activation), inputs, dimension), name=name)
+    return keras.Model(inputs, FAMILIES[architecture](Parts(width, norm, activation), inputs, dimension), name=name)
 
 
 @contextlib.contextmanager
@@ -176,10 +177,11 @@ def resized(model: keras.Model, size: int) -> keras.Model:
     return target
 
 
-def folded(model: keras.Model) -> keras.Model:
+def folded(model: keras.Model, target: keras.Model | None = None) -> keras.Model:
     """The encoder as it runs on the device: every BatchNorm folded into the convolution before it (Jacob et al. 2018,
-    arXiv:1712.05877, eq. 14). Same function in inference, to rounding."""
-    target = build(**settings_of(model), norm=False)
+    arXiv:1712.05877, eq. 14). Same function in inference, to rounding. `target`, for networks that `build` does not make, is one
+    of the same layers without BatchNorm."""
+    target = target or build(**settings_of(model), norm=False)
     norms = {layer.name.removesuffix("_norm"): layer for layer in model.layers if isinstance(layer, L.BatchNormalization)}
     for layer in target.layers:
         weights = model.get_layer(layer.name).get_weights()
@@ -209,6 +211,23 @@ def whitened(model: keras.Model, crops: np.ndarray, shrink: float = 0.1) -> kera
     target = resized(model, model.input_shape[1])
     kernel, bias = target.get_layer(EMBEDDING).get_weights()
     target.get_layer(EMBEDDING).set_weights([kernel @ matrix, (bias - mean) @ matrix])
+    return target
+
+
+def fitted(model: keras.Model, crops: np.ndarray, wanted: np.ndarray, shrink: float = 1e-3) -> keras.Model:
+    """The same encoder with its last layer replaced by the ridge regression of `wanted` float32 [N, D] on `crops`.
+
+    So a tuning does not spend its first steps, and the layers below, on the scale and turn of the new targets (linear
+    probing, then fine-tuning: Kumar et al. 2022, arXiv:2202.10054). `shrink` is a share of the features' mean variance.
+    """
+    features = outputs(keras.Model(model.input, model.get_layer(EMBEDDING).input), crops).reshape(len(crops), -1)
+    centre, middle = features.mean(axis=0), wanted.mean(axis=0)
+    moments = (features - centre).T @ (features - centre)
+    moments += shrink * np.trace(moments) / len(moments) * np.eye(len(moments))
+    kernel = np.linalg.solve(moments, (features - centre).T @ (wanted - middle))
+    target = resized(model, model.input_shape[1])
+    last = target.get_layer(EMBEDDING)
+    last.set_weights([kernel.reshape(last.get_weights()[0].shape), middle - centre @ kernel])
     return target
 
 

@@ -169,7 +169,7 @@ def _people(args: argparse.Namespace) -> data.Crops:
     """The labelled crops that `identify` is about."""
     if args.photos is not None:
         labels.refuse_empty_folders([args.photos])
-        return photo_crops(args.photos, detect.open_detector(args.detector, args.detector_model))
+        return photo_crops(args.photos, detect.of_arguments(args))
     source = args.people or shared_data() / "lfw" / "crops.zip"
     labels.refuse_empty_folders([source])
     return data.read_crops([source])

@@ -24,6 +24,7 @@ from train.objectives import distill
 from train.views import FACE, Views, view
 
 RANDOM = "random"
+FITTING_CROPS = 8192  # that a new last layer is fitted to, by regression
 
 
 @dataclass(frozen=True)
@@ -222,15 +223,25 @@ def build(given: Material, settings: Settings) -> Student:
     terms_ = _objectives(given, settings)
     with encoders.precision(settings.precision):
         encoder = start(settings)
-    if given.teacher is not None and encoder.output_shape[-1] != given.teacher.shape[1]:
-        found = f"the student has {encoder.output_shape[-1]} numbers, the teacher {given.teacher.shape[1]}"
-        raise InputError(found, "give --dimension as the teacher has it, with --init random")
+        if given.teacher is not None:
+            encoder = _facing(encoder, given)
     teacher = _seeing(settings) if settings.consistent_teacher else None
     student = Student(frozen(encoder, settings.freeze) if settings.freeze else encoder, terms_, teacher, settings.mix)
     steps = settings.epochs * len(batches(given, settings, 0))
     rate = runs.Cosine(settings.rate, steps, int(settings.warmup * steps))
     student.compile(optimizer=keras.optimizers.AdamW(rate, weight_decay=settings.weight_decay))
     return student
+
+
+def _facing(encoder: keras.Model, given: Material) -> keras.Model:
+    """The encoder with its last layer fitted to the teacher's embeddings of some of the crops, standardised as `Distill` has them."""
+    assert given.teacher is not None
+    if encoder.output_shape[-1] != given.teacher.shape[1]:
+        found = f"the student has {encoder.output_shape[-1]} numbers, the teacher {given.teacher.shape[1]}"
+        raise InputError(found, "give --dimension as the teacher has it, with --init random")
+    mean, deviation = distill.statistics(given.teacher)
+    some = slice(None, None, max(len(given.images) // FITTING_CROPS, 1))
+    return encoders.fitted(encoder, given.images[some].numpy(), (given.teacher[some] - mean) / deviation)
 
 
 def _objectives(given: Material, settings: Settings) -> list:

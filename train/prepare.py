@@ -81,7 +81,7 @@ def _main(args: argparse.Namespace) -> int:
     missing = [path for path in args.photos if not path.exists()]
     if missing:
         raise InputError(f"{missing[0]} is not there", "check the name")
-    made, skipped = prepare(args.photos, args.out, detect.open_detector(args.detector, args.detector_model))
+    made, skipped = prepare(args.photos, args.out, detect.of_arguments(args))
     for photo, reason in skipped:
         print(f"skipped {photo}: {reason}", file=sys.stderr)
     if not made:

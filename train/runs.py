@@ -3,7 +3,7 @@
     config.json      the settings, as given
     metrics.jsonl    one object an epoch
     checkpoints/     everything that resuming needs
-    encoder.keras    the encoder after the last whole epoch
+    encoder.keras    the network after the last whole epoch (detector.keras: of train/detector)
 """
 
 import json
@@ -23,6 +23,7 @@ from tqdm import tqdm
 from device.program import InputError, OmokageError, StoredError, replacing
 from train import encoders, probes
 
+ENCODER = "encoder.keras"
 RANK_CROPS = 2000  # how many training crops the effective rank is taken over
 
 T = TypeVar("T")
@@ -61,16 +62,16 @@ class Run:
 
     @property
     def encoder(self) -> Path:
-        return self.path / "encoder.keras"
+        return self.path / ENCODER
 
     def log(self, **figures: float) -> None:
         """Append one line to metrics.jsonl."""
         with (self.path / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(figures) + "\n")
 
-    def save_encoder(self, encoder: keras.Model) -> None:
-        with replacing(self.encoder) as temporary:
-            encoder.save(temporary, save_format="keras")
+    def save(self, model: keras.Model, name: str) -> None:
+        with replacing(self.path / name) as temporary:
+            model.save(temporary, save_format="keras")
 
 
 def check_free(path: Path) -> None:
@@ -136,11 +137,12 @@ def train(
     batch: int,
     batches: Callable[[int], tf.data.Dataset],
     finish: Callable[[dict[str, float]], tuple[keras.Model, dict[str, float]]],
+    kept: str = ENCODER,
 ) -> None:
     """Train `model` to the last of `epochs` from the run's newest checkpoint on.
 
-    `batches(epoch)` gives an epoch's data; `finish(figures)` what an epoch leaves: the encoder to keep, and all figures
-    to log. `epoch` and `images_per_second` are added. Raises OmokageError where the loss is no number any more.
+    `batches(epoch)` gives an epoch's data; `finish(figures)` what an epoch leaves: the network to keep in the file `kept`, and
+    all figures to log. `epoch` and `images_per_second` are added. Raises OmokageError where the loss is no number any more.
     """
     done = tf.Variable(0, dtype=tf.int64)
     checkpoint = tf.train.Checkpoint(model=model, epoch=done, **optimizers)
@@ -155,10 +157,10 @@ def train(
         if not math.isfinite(figures["loss"]):
             raise OmokageError(f"the loss is {figures['loss']} in epoch {epoch + 1}", "lower --rate; the run keeps the epoch before")
         figures["images_per_second"] = len(dataset) * batch / (time.monotonic() - start)
-        encoder, figures = finish(figures)
+        network, figures = finish(figures)
         done.assign(epoch + 1)
         manager.save()
-        run.save_encoder(encoder)
+        run.save(network, kept)
         run.log(epoch=epoch + 1, **figures)
         print(", ".join([f"epoch {epoch + 1}/{epochs}", *(f"{name} {value:.4g}" for name, value in figures.items())]), file=sys.stderr)
 
@@ -169,3 +171,23 @@ def probed(encoder: keras.Model, images: np.ndarray, probe: probes.VerificationP
     if probe is not None:
         found |= probe(lambda crops: encoders.embed(encoder, crops))
     return found
+
+
+def history(encoder: Path) -> list[dict[str, Any]]:
+    """The runs that led to `encoder`, the first one first: their settings and an object of figures an epoch. Empty where its
+    folder is no run. Paths are reduced to names: where the crops lay is nobody's business."""
+    folder = Path(encoder).parent
+    if not (folder / "config.json").exists():
+        return []
+    run = Run.open(folder)
+    lines = (folder / "metrics.jsonl").read_text("utf-8").splitlines()
+    stage = {"run": folder.name, "settings": _named(run.config), "epochs": [json.loads(line) for line in lines]}
+    return [*history(Path(run.config["init"] or "") / run.encoder.name), stage]
+
+
+def _named(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _named(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_named(inner) for inner in value]
+    return Path(value).name if isinstance(value, str) and value else value

@@ -49,7 +49,7 @@ def arguments(folder, out, *more):
 def test_the_bundle_is_whole_and_follows_the_contract(made, validate):
     loaded = bundle.load(made / "small")
     validate(loaded.manifest, "manifest")
-    assert set(loaded.manifest["files"]) == {"encoder.tflite", "encoder.keras", "cohort.npz", "report.json", "CARD.md"}
+    assert set(loaded.manifest["files"]) == {"encoder.tflite", "encoder.keras", "cohort.npz", "report.json", "training.json", "CARD.md"}
     cosines = [entry["threshold"] for entry in loaded.manifest["thresholds"]]
     assert cosines == sorted(cosines), "a lower rate asks for more likeness"
     cohort = np.load(made / "small" / "cohort.npz")["embeddings"]

@@ -77,7 +77,7 @@ def test_bytes_that_are_no_planes_are_refused_and_nothing_in_them_is_executed(tm
 
     with (tmp_path / "trap.npz").open("wb") as file:
         np.savez(file, weights=np.array([Trap()], object), biases=np.zeros(1), people=np.array(["Ada"]))
-    for stored in (b"", b"nothing", (tmp_path / "trap.npz").read_bytes()):
+    for stored in (b"", b"nothing", b"PK\x03\x04 and no more", (tmp_path / "trap.npz").read_bytes()):
         with pytest.raises(ValueError):
             Planes.from_bytes(stored)
     assert not (tmp_path / "sprung").exists()

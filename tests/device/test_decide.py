@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from device.classify import Neighbours
-from device.decide import AGREE, DISPUTE, HOLD, NearestNeighbours, OpenSet, Opinion, Verdict, one_name_each
+from device.decide import AGREE, DISPUTE, HOLD, IGNORED, Denials, NearestNeighbours, OpenSet, Opinion, Verdict, one_name_each
 
 
 def at(cosine: float) -> np.ndarray:
@@ -39,7 +39,7 @@ def test_below_the_threshold_a_face_is_unknown_and_the_best_guess_is_the_runner_
 
 
 def test_an_empty_gallery_knows_nobody():
-    assert decide() == Verdict("unknown", None, None, 0.5, None, "nobody is enrolled")
+    assert decide() == Verdict("unknown", None, None, 0.5, None, "nobody is enrolled", stranger=True)
 
 
 def test_a_single_person_has_no_runner_up():
@@ -77,6 +77,46 @@ def test_between_known_and_unknown_lies_a_review_band(cosine: float, decision: s
     assert verdict.runner_up[0] == ("Bob" if name else "Ada")
     assert ("near the threshold" in (verdict.why or "")) == (decision == "review")
     assert verdict.withheld("because").probability == verdict.probability
+
+
+def refuse(probe: np.ndarray, review: float = 0.6, **denied: float) -> Verdict:
+    """The verdict where faces with these cosines to PROBE are not Ada, not Bob, or (Nobody) to be ignored."""
+    people = Neighbours(np.array([at(0.9), at(0.8), at(0.7)]), names := ["Ada", "Ada", "Bob"])
+    whose = [None if name == "Nobody" else name for name in denied]
+    denials = Denials(np.array([at(cosine) for cosine in denied.values()]), whose, np.array([at(0.9), at(0.8), at(0.7)]), names, 0.75)
+    return OpenSet(people, 0.65, review, denials=denials).decide(probe)
+
+
+def test_who_looks_more_like_a_face_that_is_not_ada_is_not_ada():
+    assert refuse(PROBE, Ada=0.89).name == "Ada", "her own template is nearer"
+    verdict = refuse(PROBE, Ada=0.95)
+    assert (verdict.name, verdict.score, verdict.runner_up) == ("Bob", pytest.approx(0.7), None)
+    verdict = refuse(PROBE, Ada=0.95, Bob=0.8)
+    assert (verdict.decision, verdict.score, verdict.runner_up, verdict.stranger) == ("unknown", None, None, True)
+    assert verdict.why == "it looks more like a face that is not Ada"
+    assert refuse(at(0.0), Ada=0.1).why is None, "she would not have been named anyway"
+    assert refuse(PROBE, Carol=1.0).name == "Ada", "of somebody who has no template"
+
+
+def test_a_face_to_ignore_gets_no_name_and_is_no_stranger():
+    verdict = refuse(PROBE, Nobody=0.95)
+    assert (verdict.decision, verdict.name, verdict.why, verdict.stranger) == ("unknown", None, IGNORED, False)
+    assert verdict.runner_up == ("Ada", pytest.approx(0.85))
+    assert refuse(PROBE, Nobody=0.89).name == "Ada"
+    assert refuse(PROBE, Nobody=0.8, Ada=0.95, Bob=0.9).why == IGNORED, "and nobody else is left"
+
+
+@pytest.mark.parametrize(("cosine", "ignored"), [(0.5, False), (0.8, True)])
+def test_a_stranger_is_ignored_only_if_it_looks_like_that_face(cosine: float, ignored: bool):
+    denials = Denials(at(cosine)[None], [None], np.zeros((0, 4), np.float32), [], 0.75)
+    verdict = OpenSet(Neighbours(np.zeros((0, 4), np.float32), []), 0.65, denials=denials).decide(PROBE)
+    assert (verdict.why == IGNORED, verdict.stranger) == (ignored, not ignored)
+
+
+def test_a_verdict_is_on_a_stranger_unless_something_else_is_the_matter():
+    assert decide(Ada=[0.1]).stranger and decide().stranger
+    assert not decide(Ada=[0.9]).stranger
+    assert not decide(Ada=[0.9]).withheld("its crops disagree").stranger
 
 
 ADA = Verdict("known", "Ada", 0.7, 0.5)
@@ -156,12 +196,12 @@ def test_what_is_settled_stays_at_the_end_and_nothing_comes_of_nothing():
     assert opinion.settled == ADA
 
 
-def contest(holders: dict[str, int], **scores: tuple[int, float]) -> dict[int, Verdict]:
+def contest(holders: dict[str, int], threshold: float = 0.5, **scores: tuple[int, float]) -> dict[int, Verdict]:
     """Who is settled as whom after the contest: scores are key=(track, score), a key's letters are the name."""
     opinions = {}
     for key, (track, score) in scores.items():
         opinions[track] = Opinion()
-        opinions[track].settle(Verdict("known", key.rstrip("0123456789"), score, 0.5))
+        opinions[track].settle(Verdict("known", key.rstrip("0123456789"), score, threshold))
     one_name_each(opinions.items(), holders)
     return {track: opinion.settled for track, opinion in opinions.items()}
 
@@ -175,6 +215,12 @@ def test_the_higher_score_keeps_the_name_and_the_other_is_told_why():
 def test_who_has_the_name_keeps_it_unless_clearly_outdone():
     assert contest({"Ada": 1}, Ada1=(1, 0.60), Ada2=(2, 0.63))[1].name == "Ada"
     assert contest({"Ada": 1}, Ada1=(1, 0.60), Ada2=(2, 0.70))[1].name is None
+
+
+def test_what_outdoes_is_measured_by_the_scale_of_the_encoder():
+    """Where strangers already score 0.9, a hundredth is much."""
+    assert contest({"Ada": 1}, threshold=0.94, Ada1=(1, 0.960), Ada2=(2, 0.963))[1].name == "Ada"
+    assert contest({"Ada": 1}, threshold=0.94, Ada1=(1, 0.960), Ada2=(2, 0.970))[1].name is None
 
 
 def test_equal_scores_leave_one_name():

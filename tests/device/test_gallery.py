@@ -207,7 +207,7 @@ def test_a_damaged_gallery_is_told(tmp_path):
 def test_a_newer_schema_is_told_and_left_alone(gallery):
     gallery.add("Grace", [template()])
     gallery._db.execute("PRAGMA user_version = 99")
-    with pytest.raises(StoredError, match="has schema 99, this program reads up to 2: update Omokage"):
+    with pytest.raises(StoredError, match="has schema 99, this program reads up to 3: update Omokage"):
         Gallery(gallery.path)
 
 

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -6,11 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from device.bundle import Bundle
-from device.classify import Neighbours, Planes, strongest
+from device.classify import Planes
+from device.decide import IGNORED
 from device.gallery import Gallery, Template
-from device.known import POLL, Judge, Known, Scores
+from device.impostors import Impostors
+from device.known import POLL, Judge, Known
 from device.openset import COHORT
 from device.program import InputError, StoredError
+from device.search import Index
 
 DIMENSION = 16
 RNG = np.random.default_rng(0)
@@ -164,15 +168,90 @@ def test_a_stricter_rate_gives_a_higher_threshold_and_more_strangers_a_wider_vie
     assert all(one.review <= one.known for one in found)
 
 
+def test_what_the_gallery_says_somebody_is_not_is_followed_too(tmp_path: Path, used: Bundle):
+    with Gallery(tmp_path / "gallery.db", create=True) as gallery:
+        gallery.add("Ada", templates(0, 1))
+        watched = Watched(tmp_path / "gallery.db", used)
+        near = unit(ROWS[:1] + 0.02 * ROWS[7:8])
+        assert watched.known.decider.decide(near[0]).name == "Ada"
+        gallery.deny("Ada", [replace(templates(0)[0], embedding=near[0])])
+        assert watched.poll()
+        verdict = watched.known.decider.decide(near[0])
+        assert (verdict.name, verdict.why, watched.who(0)) == (None, "it looks more like a face that is not Ada", "Ada")
+        gallery.undo()
+        gallery.deny(None, [replace(templates(0)[0], embedding=near[0])])
+        assert watched.poll()
+        assert (watched.known.decider.decide(near[0]).why, watched.who(1)) == (IGNORED, "Ada")
+
+
+def test_what_strangers_score_against_many_is_kept_in_the_gallery(tmp_path: Path, used: Bundle, monkeypatch):
+    monkeypatch.setattr("device.known.LARGE", 2)
+    searched = []
+    search = Impostors._search
+    monkeypatch.setattr(Impostors, "_search", lambda self, rows, index: searched.append(len(rows)) or search(self, rows, index))
+    with Gallery(tmp_path / "gallery.db", create=True) as gallery:
+        gallery.add("Ada", templates(0, 1))
+        gallery.add("Bob", templates(5, 6))
+        first = Watched(tmp_path / "gallery.db", used)
+        before, searched[:] = sum(searched), []
+        second = Watched(tmp_path / "gallery.db", used)
+        assert (before, sum(searched)) == (404, 0)
+        assert second.known.decider.threshold == first.known.decider.threshold
+        gallery.add("Cem", templates(9))
+        searched[:] = []
+        assert second.poll() and second.known.decider.threshold >= first.known.decider.threshold
+        assert 0 < sum(searched[:1]) < 10, "everybody is searched for by those alone who are new"
+        third = Watched(tmp_path / "gallery.db", used)
+        assert third.known.decider.threshold == second.known.decider.threshold
+        gallery.remove("Cem")
+        assert Watched(tmp_path / "gallery.db", used).known.decider.threshold == first.known.decider.threshold
+
+
+def expected(embeddings: np.ndarray, names: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What Impostors says, in slow loops."""
+
+    def score(probe: np.ndarray, person: str, without: int = -1) -> float:
+        own = [row @ probe for place, (row, name) in enumerate(zip(embeddings, names, strict=True)) if name == person and place != without]
+        return float(np.mean(sorted(own)[-3:])) if own else np.nan
+
+    people = sorted(set(names))
+    genuine = [score(row, name, place) for place, (row, name) in enumerate(zip(embeddings, names, strict=True))]
+    others = [max((score(row, p) for p in people if p != name), default=np.nan) for row, name in zip(embeddings, names, strict=True)]
+    strangers = [max(score(row, person) for person in people) for row in STRANGERS]
+    return tuple(np.array(values)[~np.isnan(values)] for values in (strangers, genuine, others))
+
+
 @settings(max_examples=25, deadline=None)
 @given(
-    steps=st.lists(st.dictionaries(st.sampled_from("ABCDE"), st.lists(st.integers(0, 59), min_size=1, max_size=4), max_size=5), max_size=6)
+    steps=st.lists(st.dictionaries(st.sampled_from("ABCDE"), st.sets(st.integers(0, 59), min_size=1, max_size=5), max_size=5), max_size=6)
 )
-def test_scores_that_follow_the_gallery_are_those_of_a_gallery_that_is_searched_anew(steps: list[dict[str, list[int]]]):
-    scores = Scores(STRANGERS)
+def test_what_follows_the_gallery_is_what_a_search_anew_would_find(steps: list[dict[str, set[int]]]):
+    impostors = Impostors(STRANGERS)
     for people in steps:
         names = [name for name, rows in sorted(people.items()) for _ in rows]
-        embeddings = ROWS[[row for _, rows in sorted(people.items()) for row in rows]].reshape(-1, DIMENSION)
-        found = scores.update(embeddings, names)
+        embeddings = ROWS[[row for _, rows in sorted(people.items()) for row in sorted(rows)]].reshape(-1, DIMENSION)
+        found = impostors.update(Index(embeddings, names))
         if people:
-            np.testing.assert_allclose(found, strongest(Neighbours(embeddings, names), STRANGERS)[0], atol=1e-6)
+            for values, wanted in zip(found, expected(embeddings, names), strict=True):
+                np.testing.assert_allclose(np.sort(values), np.sort(wanted), atol=1e-6)
+
+
+def test_a_large_gallery_is_rehearsed_in_part_which_stays_nearly_the_same():
+    rows = unit(RNG.normal(size=(900, DIMENSION)))
+    names = [f"{i // 3}" for i in range(900)]
+    samples = [{row.tobytes() for row in Index(rows[:count], names[:count]).sample(120)[0]} for count in (891, 900)]
+    assert len(samples[0]) == len(samples[1]) == 120
+    assert len(samples[0] & samples[1]) > 110
+    _, genuine, own = Impostors(STRANGERS).update(Index(rows, names))
+    assert (len(genuine), len(own)) == (120, 120)
+
+
+def test_what_was_kept_for_others_is_not_taken():
+    impostors, index = Impostors(STRANGERS), Index(ROWS[:4], ["Ada", "Ada", "Bob", "Bob"])
+    impostors.update(index)
+    kept = impostors.to_bytes()
+    assert Impostors(STRANGERS).restore(kept, index)
+    for others, stored, strangers in ((Index(ROWS[:4], ["Ada", "Bob", "Bob", "Bob"]), kept, STRANGERS),
+                                      (Index(ROWS[1:5], ["Ada", "Ada", "Bob", "Bob"]), kept, STRANGERS),
+                                      (index, kept, STRANGERS[1:]), (index, kept[:-9], STRANGERS), (index, b"", STRANGERS)):  # fmt: skip
+        assert not Impostors(strangers).restore(stored, others)

@@ -71,7 +71,7 @@ class Stage:
     def __init__(self, stills: bool = False, gallery: dict[str, np.ndarray] | None = None, interval: int = 1, **settings):
         self.detector, self.encoder = Detector(), Encoder()
         decider = who({"Ada": ADA, "Bob": BOB} if gallery is None else gallery)
-        self.recogniser = Recogniser(self.detector, self.encoder, decider, stills, interval, **settings)
+        self.recogniser = Recogniser(self.detector, self.encoder, decider, stills, interval, **{"like": 0.4, **settings})
         self.told: list[dict] = []
         self.index, self.fps = 0, 30
         self.background = np.full((360, 640, 3), 128, np.uint8)

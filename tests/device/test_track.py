@@ -212,13 +212,13 @@ def seen(tracker: Tracker, looks: dict[float, np.ndarray], index: int) -> list:
 
 
 def test_faces_that_stand_apart_need_no_look_at_who_they_are():
-    tracker = Tracker()
+    tracker = Tracker(like=0.4)
     assert [seen(tracker, {100 + i: E1, 400 - i: E2}, i)[1] for i in range(10)] == [[]] * 10
 
 
 def test_two_who_cross_keep_their_tracks_by_what_they_look_like():
     """They change places between two looks: by their places alone each would go on as the other."""
-    tracker = Tracker()
+    tracker = Tracker(like=0.4)
     (one, two), _ = seen(tracker, {200: E1, 240: E2}, 0)
     (left, right), asked = seen(tracker, {200: E2, 240: E1}, 1)
     assert (left, right) == (two, one)
@@ -228,7 +228,7 @@ def test_two_who_cross_keep_their_tracks_by_what_they_look_like():
 @pytest.mark.parametrize(("look", "same"), [(E1, True), (E2, False), (NOTHING, True)], ids=["same", "other", "cannot tell"])
 def test_a_face_that_jumped_is_the_same_if_it_looks_so(look, same):
     """Where nothing can be said about who it is, the place decides, as without looks."""
-    tracker = Tracker()
+    tracker = Tracker(like=0.4)
     (before,), _ = seen(tracker, {100: E1}, 0)
     (after,), asked = seen(tracker, {170: look}, 1)
     assert (after is before) == same
@@ -237,7 +237,7 @@ def test_a_face_that_jumped_is_the_same_if_it_looks_so(look, same):
 
 @pytest.mark.parametrize(("look", "same"), [(E1, True), (E2, False), (NOTHING, False)], ids=["same", "other", "cannot tell"])
 def test_a_face_that_was_missed_is_found_elsewhere_if_it_looks_the_same(look, same):
-    tracker = Tracker()
+    tracker = Tracker(like=0.4)
     (before,), _ = seen(tracker, {100: E1}, 0)
     tracker.update([], frame(1))
     (after,), _ = seen(tracker, {500: look}, 2)
@@ -245,7 +245,7 @@ def test_a_face_that_was_missed_is_found_elsewhere_if_it_looks_the_same(look, sa
 
 
 def test_a_face_that_was_not_missed_is_nowhere_else_whatever_it_looks_like():
-    tracker = Tracker()
+    tracker = Tracker(like=0.4)
     (before,), _ = seen(tracker, {100: E1}, 0)
     (still, twin), _ = seen(tracker, {100: E1, 500: E1}, 1)
     assert still is before
@@ -253,7 +253,7 @@ def test_a_face_that_was_not_missed_is_nowhere_else_whatever_it_looks_like():
 
 
 def test_frames_between_two_looks_count():
-    tracker = Tracker()
+    tracker = Tracker(like=0.4)
     for index in (0, 1, 2, 5, 8, 11):
         ((track,), _) = tracker.update([face(100)], frame(index))
     assert (track.frames, track.found) == (12, 6)
@@ -263,7 +263,7 @@ def test_frames_between_two_looks_count():
 
 
 def test_calm_is_when_all_are_confirmed_and_there():
-    tracker = Tracker()
+    tracker = Tracker(like=0.4)
     assert tracker.calm
     calm = []
     for index in range(4):
@@ -288,14 +288,14 @@ def test_an_assignment_is_the_best_there_is_by_trying_all(old, new, random):
     def allowed(i: int, j: int) -> bool:
         if np.isnan(likeness[i, j]):
             return near[i, j] > NEAR
-        return near[i, j] >= FIRM or likeness[i, j] >= 0.4
+        return near[i, j] >= FIRM or likeness[i, j] >= 0
 
     short, long, turned = (old, new, False) if len(old) <= len(new) else (new, old, True)
     best = 0.0
     for order in itertools.permutations(range(len(long)), len(short)):
         pairs = [(b, a) if turned else (a, b) for a, b in zip(range(len(short)), order, strict=True)]
         best = max(best, worth([pair for pair in pairs if allowed(*pair)]))
-    found = assign(near, likeness, like=0.4)
+    found = assign(near, likeness)
     assert all(allowed(*pair) for pair in found)
     assert len({i for i, _ in found}) == len({j for _, j in found}) == len(found)
     assert worth(found) == pytest.approx(best)

@@ -88,6 +88,19 @@ def test_whitening_equalises_every_direction(trained):
     np.testing.assert_allclose(np.cov(white.T), np.eye(16), atol=2e-2)
 
 
+def test_the_last_layer_is_fitted_to_what_is_wanted(trained, crops):
+    """A linear map of the features, as regression finds it again; and not the features themselves, which stay."""
+    rng = np.random.default_rng(4)
+    many = rng.integers(0, 256, (300, 112, 112, 3)).astype(np.uint8)
+    other = encoders.resized(trained, trained.input_shape[1])
+    kernel, bias = other.get_layer(encoders.EMBEDDING).get_weights()
+    other.get_layer(encoders.EMBEDDING).set_weights([rng.normal(size=kernel.shape), rng.normal(size=bias.shape)])
+    wanted = encoders.outputs(other, many)
+    fitted = encoders.fitted(trained, many, wanted, shrink=1e-9)
+    np.testing.assert_allclose(encoders.outputs(fitted, many), wanted, atol=0.02 * wanted.std())
+    np.testing.assert_array_equal(fitted.get_layer("stem").get_weights()[0], trained.get_layer("stem").get_weights()[0])
+
+
 def test_embeddings_are_unit_rows_and_do_not_depend_on_the_batch(trained, crops):
     rows = encoders.embed(trained, crops)
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, rtol=1e-5)

@@ -1,0 +1,224 @@
+"""Which way of clustering faces without names agrees best with who they are? And how long does it take?
+
+  python benchmarks/clustering.py --encoder models/omokage-s --data ../shared/data --out build/clustering
+  python benchmarks/clustering.py --encoder models/omokage-s --speed --out build/clustering
+
+All seven graph convolutions, each with average linkage over the linker's probabilities (what the device does) and with pseudo label
+propagation (as Wang et al. 2019 do), beside average linkage, DBSCAN and connected components of cosines. Networks are trained on 70 %
+of the people of CelebA, thresholds and the size cap are chosen on the others who have 5 to 50 pictures, and all is measured on LFW's
+people with 5 to 50 pictures. Run it again and it goes on where it broke off. Writes clustering.json, clustering.md and clustering.svg
+to --out; with --speed speed.json, of the device's own code on one core and without TensorFlow. Exit status 1 if the default of the
+bundle's linker is not the best of the table, or with --speed if 1,000 take more than 2 s or 50,000 more than 5 minutes.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from device import bundle, cluster, linker
+from device.demo import shared_data
+from device.program import HOLDS_NOT, InputError, Parser, replacing, run
+from train import embedded, evaluate
+from train.embedded import Embedded
+from train.graph import baselines
+from train.graph.agreement import agreement
+
+FEW, MANY = 5, 50  # pictures of a person
+CAPS = (50, 100, 1_000_000)  # largest clusters that propagation may leave
+LIMITS = {1000: 2.0, 50_000: 300.0}  # seconds
+AGAIN = {1000: 5, 50_000: 1}  # runs, of which the fastest counts: others use this machine too
+ONE_CORE = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+
+
+def baseline(make: Callable[[np.ndarray], Callable[[float], np.ndarray]], others: Embedded, tests: Embedded) -> dict[str, Any]:
+    """The row of a way to cluster by cosines alone; its threshold is chosen on `others`."""
+    from train.graph import training
+
+    threshold, validation = training.best(make(others.rows), others.identities, training.cosines(others.rows))
+    start = time.perf_counter()
+    found = make(tests.rows)(threshold)
+    return row(found, tests, time.perf_counter() - start, validation, f"cosine {threshold:.3f}")
+
+
+def network(conv: str, people: Embedded, others: Embedded, tests: Embedded) -> dict[str, dict[str, Any]]:
+    """The rows of a convolution, by what makes clusters of its links."""
+    from train.graph import training
+
+    begun = time.perf_counter()
+    trained = training.train(people, training.Settings(conv=conv))
+    seconds = time.perf_counter() - begun
+    ours = trained.likeness(others.rows)
+    start = time.perf_counter()
+    theirs = trained.likeness(tests.rows)
+    links = time.perf_counter() - start
+    ways: dict[str, tuple[Callable[..., np.ndarray], list[tuple[float, ...]]]] = {
+        "average linkage": (lambda graph, least: cluster.agglomerate(*graph, least), [(t,) for t in training.LIKENESS]),
+        "propagation": (
+            lambda graph, least, cap: baselines.propagated(*graph, least, cap),
+            [(t, cap) for t in (0.3, 0.5, 0.6, 0.7, 0.8, 0.9) for cap in CAPS],
+        ),
+    }
+    rows = {}
+    for name, (partition, settings) in ways.items():
+        scores = [(agreement(partition(ours, *setting), others.identities).bcubed, setting) for setting in settings]
+        validation, setting = max(scores)
+        start = time.perf_counter()
+        found = partition(theirs, *setting)
+        spent = links + time.perf_counter() - start
+        told = f"likeness {setting[0]:.2f}" + (f", at most {setting[1]}" if len(setting) > 1 and setting[1] < 1_000_000 else "")
+        rows[name] = row(found, tests, spent, validation, told) | {"training": seconds, "parameters": trained.model.count_params()}
+    return rows
+
+
+def row(found: np.ndarray, tests: Embedded, seconds: float, validation: float, setting: str) -> dict[str, Any]:
+    return vars(agreement(found, tests.identities)) | {"seconds": seconds, "validation": validation, "setting": setting}
+
+
+def measure(args: argparse.Namespace, encoder: evaluate.Encoder) -> int:
+    people, others = embedded.parted(embedded.celeba(encoder, args.data))
+    others = others.of_people(FEW, MANY)
+    tests = embedded.lfw(encoder, args.data).of_people(FEW, MANY)
+    rows: dict[str, dict[str, Any]] = {}
+    kept = args.out / f"clustering-{encoder.identity}.json"
+    if kept.exists():
+        rows = json.loads(kept.read_text())
+    ways: dict[str, Callable[[], dict[str, dict[str, Any]]]] = {}
+    for name, make in (("average linkage", baselines.average_linkage), ("DBSCAN", baselines.dbscan), ("components", baselines.components)):
+        ways[f"{name} of cosines"] = lambda name=name, make=make: {f"{name} of cosines": baseline(make, others, tests)}
+    from train.graph.convolutions import CONVOLUTIONS
+
+    for conv in CONVOLUTIONS:
+        ways[f"{conv}, average linkage"] = lambda conv=conv: {
+            f"{conv}, {way}": found for way, found in network(conv, people, others, tests).items()
+        }
+    for name, way in ways.items():
+        if name not in rows:
+            rows |= way()
+            print(f"{name}: B-cubed F {rows[name]['bcubed']:.4f}", file=sys.stderr)
+            save(kept, rows)
+    text = markdown(rows, people, others, tests, encoder)
+    save(args.out / "clustering.json", rows)
+    with replacing(args.out / "clustering.md") as temporary:
+        temporary.write_text(text, "utf-8")
+    plot(rows, args.out / "clustering.svg")
+    print(text)
+    return 0 if holds(rows, encoder) else HOLDS_NOT
+
+
+def holds(rows: dict[str, dict[str, Any]], encoder: evaluate.Encoder) -> bool:
+    """The bundle's default is the better one of the two methods that the device has."""
+    known = linker.load(encoder.bundle) if encoder.bundle else None
+    device = {"linker": rows[f"{linker.CONVOLUTION}, average linkage"]["bcubed"], "average": rows["average linkage of cosines"]["bcubed"]}
+    return known is None or device[known.facts["default"]] == max(device.values())
+
+
+def markdown(rows: dict[str, dict[str, Any]], people: Embedded, others: Embedded, tests: Embedded, encoder: evaluate.Encoder) -> str:
+    sizes = [f"{len(part)} pictures of {len(np.unique(part.identities))} people" for part in (people, others, tests)]
+    head = f"Encoder {encoder.identity}; trained on {sizes[0]}, chosen on {sizes[1]}, measured on {sizes[2]} (LFW). {machine()}."
+    names = ("method", "B-cubed F", "precision", "recall", "pairwise F", "NMI", "clusters (true)", "seconds", "training, s", "threshold")
+    lines = [head, "", f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
+    for name, found in sorted(rows.items(), key=lambda item: -item[1]["bcubed"]):
+        cells = [name, *(f"{found[key]:.4f}" for key in ("bcubed", "precision", "recall", "pairwise", "nmi"))]
+        cells += [
+            f"{found['found']} ({found['true']})",
+            f"{found['seconds']:.1f}",
+            f"{found['training']:.0f}" if "training" in found else "-",
+        ]
+        lines.append(f"| {' | '.join([*cells, found['setting']])} |")
+    return "\n".join(lines) + "\n"
+
+
+def machine() -> str:
+    return f"{platform.machine()}, {os.cpu_count()} cores, {time.strftime('%Y-%m-%d', time.gmtime())}"
+
+
+def plot(rows: dict[str, dict[str, Any]], path: Path) -> None:
+    from matplotlib.figure import Figure  # pyplot would ask for a screen
+
+    figure = Figure(figsize=(7, 5.5), layout="constrained")
+    axes = figure.add_subplot(xlabel="B-cubed F on LFW's people with 5 to 50 pictures")
+    ranked = sorted(rows.items(), key=lambda item: item[1]["bcubed"])
+    colours = ["tab:grey" if "cosines" in name else "tab:blue" if "linkage" in name else "tab:orange" for name, _ in ranked]
+    bars = axes.barh([name for name, _ in ranked], [found["bcubed"] for _, found in ranked], color=colours)
+    axes.bar_label(bars, fmt="%.3f", padding=2, fontsize=8)
+    axes.set_xlim(0.5, 1)
+    axes.tick_params(labelsize=8)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, metadata={"Date": None})
+
+
+def speed(args: argparse.Namespace, encoder: evaluate.Encoder) -> int:
+    """The device's code in a process of its own, on one core."""
+    tests = embedded.lfw(encoder, args.data)
+    rng = np.random.default_rng(0)
+    found = {}
+    for count, limit in LIMITS.items():
+        rows = tests.rows[rng.permutation(len(tests))[: min(count, len(tests))]]
+        rows = np.resize(rows, (count, rows.shape[1]))  # more than there are: copies with noise
+        rows = rows + (0.03 * rng.standard_normal(rows.shape) / np.sqrt(rows.shape[1]) if count > len(tests) else 0)
+        path = args.out / f"speed-{count}.npy"
+        np.save(path, (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32))
+        taken = [_clustered(path, args.encoder) for _ in range(AGAIN[count])]
+        path.unlink()
+        fastest = min(taken, key=lambda one: one["seconds"])
+        found[count] = fastest | {"limit": limit, "machine": machine()}
+        print(f"{count} embeddings: {fastest['seconds']:.2f} s, {fastest['megabytes']:.0f} MB, {fastest['method']} (at most {limit:g} s)")
+    save(args.out / "speed.json", found)
+    return 0 if all(one["seconds"] <= one["limit"] for one in found.values()) else HOLDS_NOT
+
+
+ONCE = """
+import json, os, resource, sys, time
+if hasattr(os, "sched_setaffinity"): os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+import numpy as np
+from pathlib import Path
+from device import bundle, cluster, linker
+rows, used = np.load(sys.argv[1]), bundle.find(sys.argv[2] or None)
+method = "linker" if linker.load(used) else None
+start = time.perf_counter()
+found = cluster.cluster(rows, used, method)
+seconds = time.perf_counter() - start
+assert "tensorflow" not in sys.modules
+memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+print(json.dumps({"seconds": seconds, "megabytes": memory, "clusters": len(found), "method": method or "average"}))
+"""
+
+
+def _clustered(path: Path, encoder: Path | None) -> dict[str, Any]:
+    command = [sys.executable, "-c", ONCE, str(path), str(encoder or "")]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | ONE_CORE).stdout)
+
+
+def save(path: Path, content: dict) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+
+
+def _main(args: argparse.Namespace) -> int:
+    if not (args.data / "lfw").is_dir():
+        raise InputError(f"{args.data} is not the shared data", "name its folder with --data")
+    encoder = evaluate.open_encoder(args.encoder or bundle.find(None).path)
+    args.out.mkdir(parents=True, exist_ok=True)
+    return (speed if args.speed else measure)(args, encoder)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = Parser(__doc__)
+    parser.add_argument("--encoder", type=Path, help="what evaluate.py takes; a bundle for --speed (default: the newest shipped one)")
+    parser.add_argument("--data", type=Path, default=shared_data(), help="the shared data (default $OMOKAGE_DATA)")
+    parser.add_argument("--out", type=Path, default=Path("build/clustering"))
+    parser.add_argument("--speed", action="store_true", help="how long the device takes, instead of how right it is")
+    return run(_main, parser, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
