@@ -1,7 +1,7 @@
 """What 8 bits cost, way by way: on an encoder of yours, and on one that is hard to quantise.
 
   python benchmarks/quantisation.py models/omokage-s
-  python benchmarks/quantisation.py models/omokage-s --hard 250
+  python benchmarks/quantisation.py models/omokage-s --hard 2
 
 Measures on LFW's 6,000 pairs: float, TensorFlow Lite's own post-training quantisation, and quantize.py's three ways (ptq,
 calibrated as its sweep chooses; qat; distill), each with the paired bootstrap interval of what it loses, and how like float
@@ -21,19 +21,16 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-import tf_keras as keras
 
 from convert import quantize
 from device import bundle
 from device.demo import shared_data
 from device.embed import Encoder
-from device.program import InputError, Parser, replacing, run
-from train import data, encoders, evaluate, probes, runs
-from train.objectives import distill
+from device.program import InputError, Parser, run
+from train import data, encoders, evaluate, finetune, probes
 
 CROPS = ("utkface.zip", "aaf.zip", "celeba10k.zip")
-HARD = {"architecture": "mobilenetv2", "width": 0.5, "activation": "swish"}
-HARD_RATE = 2e-3
+HARD: dict[str, Any] = {"architecture": "mobilenetv2", "width": 0.5, "activation": "swish", "rate": 3e-3}
 
 
 def own_ptq(source: quantize.Source, settings: quantize.Settings) -> bytes:
@@ -88,24 +85,21 @@ def measure(
     return found
 
 
-def taught(teacher: keras.Model, images: np.ndarray, steps: int, settings: quantize.Settings) -> keras.Model:
-    """The hard encoder after `steps` batches of learning `teacher`'s embeddings of crops uint8 [N, 112, 112, 3]."""
-    keras.utils.set_random_seed(settings.seed)
-    objective = distill.Distill(*distill.statistics(encoders.embed(teacher, images[:2000])))
-    student = encoders.build(**HARD, dimension=teacher.output_shape[-1])
-
-    def loss(student: keras.Model, views: tf.Tensor) -> tf.Tensor:
-        return objective(student(views, training=True), tf.math.l2_normalize(teacher(views, training=False), axis=1))[0]
-
-    learner = quantize.Learner(student, loss)
-    learner.compile(optimizer=keras.optimizers.Adam(runs.Cosine(HARD_RATE, steps, steps // 20)))
-    tensor, epoch = tf.convert_to_tensor(images), 0
-    while steps > 0:
-        batches = quantize.batches(tensor, settings, epoch).take(steps)
-        figure = learner.fit(batches, verbose=0, callbacks=[runs.Progress(0, 1, settings.batch)]).history["loss"][-1]
-        steps, epoch = steps - len(tensor) // settings.batch, epoch + 1
-        print(f"hard encoder: loss {figure:.3f}", file=sys.stderr)
-    return objective.calibrated(student)
+def taught(teacher: Path, crops: tuple[Path, ...], cohort: Path, out: Path, epochs: int) -> Path:
+    """The .keras file of the hard encoder after so many epochs of learning the embeddings of `teacher`; the run `out` is gone on with."""
+    learning = finetune.Settings(
+        **HARD,
+        crops=tuple(map(str, crops)),
+        without=str(cohort),
+        teacher=str(teacher),
+        cache=str(out.parent / "teacher"),
+        epochs=epochs,
+        area=0.85,
+        rotation=8.0,
+        strength=0.3,
+        erase=0.0,
+    )
+    return finetune.finetune(learning, out, resume=out.exists()).encoder
 
 
 def table(name: str, found: dict[str, dict[str, Any]]) -> str:
@@ -152,10 +146,7 @@ def _main(args: argparse.Namespace) -> int:
     probe = probes.VerificationProbe.read(folder / "lfw" / "crops.zip", folder / "lfw" / "pairs.txt")
     name = args.encoder.stem
     if args.hard:
-        hard = args.out / "hard.keras"
-        if not hard.exists():
-            with replacing(hard) as temporary:
-                taught(source.teacher, source.images, args.hard, settings).save(temporary, save_format="keras")
+        hard = taught(settings.encoder, crops, cohort, args.out / "hard", args.hard)
         fewer = source.images[: len(source.images) // 2]  # it trains at half the speed
         source = quantize.Source(encoders.folded(encoders.load(str(hard))), fewer, source.watched)
         name = source.teacher.name
@@ -174,7 +165,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, help="folder of the shared data (default $OMOKAGE_DATA)")
     parser.add_argument("--limit", type=int, default=8000, help="crops to train on (default %(default)s)")
     parser.add_argument("--epochs", type=int, default=1, help="(default %(default)s)")
-    parser.add_argument("--hard", type=int, metavar="STEPS", help="measure the hard encoder, after so many batches of learning")
+    parser.add_argument("--hard", type=int, metavar="EPOCHS", help="measure the hard encoder, after so many epochs of learning")
     return run(_main, parser, argv)
 
 

@@ -1,4 +1,4 @@
-"""The card of a bundle, an encoder's or a detector's: what it was trained on, what it measured, what it is not for. Every figure comes from the report."""
+"""The card of a bundle: what it was trained on, what it measured, what it is not for. Every figure comes from the report."""
 
 from pathlib import Path
 from typing import Any
@@ -93,7 +93,7 @@ def write_card(path: Path, facts: dict[str, Any], report: dict[str, Any], encode
 DETECTOR = """# {name}
 
 A face detector: a picture (RGB) to boxes, scores and five landmarks, decoded by device/faces.py. Full int8, uint8 in and out, for
-the Edge TPU and the CPU. The same weights twice: for 320x240 pixels and for 160x120.
+the Edge TPU and the CPU. The same weights twice: for 320x240 pixels and for 160x128.
 
 | | |
 |---|---|
@@ -106,10 +106,10 @@ the Edge TPU and the CPU. The same weights twice: for 320x240 pixels and for 160
 
 ## Measured
 
-On {photos} photos that were kept back from training, against YuNet's faces of {smallest:g} pixels and more at 320x240 ({faces} faces), and on
-{empty} photos without people that were kept back. The score was chosen on them too.
+On {photos} photos that were kept back from training, against YuNet's faces of {smallest:g} pixels and more at 320x240 ({faces} faces),
+and on {empty} photos without people that were kept back. The score was chosen on them too.
 
-| | found (IoU 0.5) | mean landmark error, share of the distance between the eyes | false, where the teacher sees nothing | false, without people |
+| | found (IoU 0.5) | mean landmark error in distances between the eyes | false: the teacher sees nothing there | false: nobody is there |
 |---|---|---|---|---|
 {rows}
 

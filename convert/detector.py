@@ -3,7 +3,7 @@
   python convert/detector.py --run runs/detector --out build/omokage-detector
 
 The ranges of all activations are set from what scenes like those of the training reach; --epochs goes on training under fake
-quantisation. The bundle holds the network for 320x240 pixels and for 160x120. The score from which a detection counts is
+quantisation. The bundle holds the network for 320x240 pixels and for 160x128. The score from which a detection counts is
 chosen on the photos that the training kept back, and so are the figures of the card. Exit status 1: the bundle is made, but
 int8 finds fewer of their faces than float.
 """
@@ -12,7 +12,7 @@ import argparse
 import json
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from train.detector import distil, losses, network, scenes
 from train.detector.agreement import Agreement, agreement
 from train.detector.distil import KEPT, Composer, Material
 
-SIZES = {bundle.DETECTOR: (240, 320), "detector_160x120.tflite": (120, 160)}  # file, height and width
+SIZES = {bundle.DETECTOR: (240, 320), "detector_160x128.tflite": (128, 160)}  # file, height and width (120 is no multiple of the strides)
 CALIBRATION = 256  # scenes
 UNLIKELY = -8.0  # logit below which the heat is as good as nothing, and need not be told apart
 LIKELY = 0.05  # heat from which the geometry of a cell matters: elsewhere nobody taught it anything
@@ -139,7 +139,8 @@ def make_bundle(settings: Settings, out: Path, told: quantize.Told) -> bundle.De
         raise InputError(f"{out} exists, and a bundle is never changed in place", "choose another name, or remove it first")
     run_ = runs.Run.open(settings.run)
     given = run_.settings(distil.Settings)
-    given = distil.Settings(**{**vars(given), "height": SIZES[bundle.DETECTOR][0], "width": SIZES[bundle.DETECTOR][1], "seed": given.seed + 1})
+    height, width = SIZES[bundle.DETECTOR]
+    given = replace(given, height=height, width=width, seed=given.seed + 1)  # other scenes than the training saw
     keras.utils.set_random_seed(given.seed)
     cv2.setNumThreads(1)
     material, net = distil.material(given), network.load(str(run_.path / KEPT))
@@ -179,7 +180,7 @@ def measured(net: keras.Model, model: Path, material: Material) -> dict[str, Any
         found = [detection.row for detection in int8.detect(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))]
         return np.array(found, np.float32).reshape(-1, 15)
 
-    judged = {"float": judge(lambda picture: next(iter(distil.detect(net, [picture], least))), material), "int8": judge(rows, material)}
+    judged = {"float": judge(lambda picture: distil.detect(net, [picture], least)[0], material), "int8": judge(rows, material)}
     score = judged["int8"].best()
     told = {kind: figures(each.faces[score], each.false[score], len(material.empty)) for kind, each in judged.items()}
     return {"score": score, "smallest": scenes.SMALLEST, **told}

@@ -1,6 +1,7 @@
 """Bundles: a folder `models/NAME/` with an encoder or a detector, the facts needed to use it, and how it was made.
 
-`manifest.json` follows tests/contracts/manifest.schema.json, a detector's tests/contracts/detector.schema.json. A bundle is written once and verified at every load.
+`manifest.json` follows tests/contracts/manifest.schema.json, a detector's tests/contracts/detector.schema.json. A bundle is written
+once and verified at every load.
 """
 
 import hashlib
@@ -13,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from device.program import InputError, StoredError
+from device.program import InputError, StoredError, replacing
 
 MODELS = Path(__file__).resolve().parent.parent / "models"
 ENCODER = "encoder.tflite"
@@ -149,6 +150,22 @@ def write(path: Path, files: Iterable[Path], facts: dict[str, Any]) -> Bundle:
     The folder appears whole or not at all. Raises InputError if it exists: a bundle is never changed in place.
     """
     _write(path, files, lambda entries: {"encoder": entries[ENCODER]["sha256"][:16], **facts}, load)
+    return load(path)
+
+
+def add(path: Path, file: Path) -> Bundle:
+    """Add `file` to the bundle `path`; nothing that is in it changes. Raises InputError where a file of that name is in it already."""
+    found = load(path)
+    if file.name in found.manifest["files"]:
+        raise InputError(
+            f"{path} holds a {file.name}, and a bundle is never changed in place", "make another bundle, or name another --out"
+        )
+    entry = {"sha256": sha256(file), "bytes": file.stat().st_size}
+    with replacing(found.path / file.name) as temporary:
+        shutil.copyfile(file, temporary)
+    manifest = found.manifest | {"files": found.manifest["files"] | {file.name: entry}}
+    with replacing(found.path / "manifest.json") as temporary:
+        temporary.write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", "utf-8")
     return load(path)
 
 

@@ -55,8 +55,9 @@ class Method:
 
 
 def cluster(embeddings: np.ndarray, used: Bundle, name: str | None = None) -> Clusters:
-    """Clusters of `embeddings` float32 unit [N, D] of the encoder of `used`, by the method `name` or the bundle's own.
+    """Clusters of `embeddings` float32 unit [N, D] of the encoder of `used`, by the method `name`.
 
+    Without one, by the linker from as many embeddings on as it was measured to be better with, else by average linkage.
     Raises InputError where the bundle does not know the method, or there are too many embeddings for it.
     """
     found = linker.load(used)
@@ -64,9 +65,7 @@ def cluster(embeddings: np.ndarray, used: Bundle, name: str | None = None) -> Cl
         if name not in (None, "average"):
             raise InputError(f"{used.path} holds no {linker.FILE}", "use --method average, or train one with train/link.py")
         return average(embeddings, Method("average", used.threshold(FAR)))
-    chosen = found.facts["default"] if name is None else name
-    if name is None and chosen == "average" and len(embeddings) > LARGEST:
-        chosen = "linker"
+    chosen = name or ("linker" if len(embeddings) >= min(found.facts["linker_from"], LARGEST + 1) else "average")
     method = Method(chosen, **found.facts["methods"][chosen])
     return METHODS[chosen](embeddings, method, found)
 

@@ -194,8 +194,8 @@ def one_name_each(opinions: Iterable[tuple[int, Opinion]], holders: dict[str, in
     """
     claims: dict[str, list[tuple[float, int, Opinion]]] = {}
     for track, opinion in opinions:
-        if opinion.settled and opinion.settled.name is not None:
-            verdict = opinion.settled
+        verdict = opinion.settled
+        if verdict and verdict.name is not None:
             bonus = MARGIN * (1 - verdict.threshold) if holders.get(verdict.name) == track else 0.0
             claims.setdefault(verdict.name, []).append(((verdict.score or 0.0) + bonus, -track, opinion))
     for name, claimants in claims.items():

@@ -237,7 +237,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--detector", choices=NAMES, default="auto", help="auto: yunet where its model is named, else mtcnn")
     told = f"YuNet's ONNX file (default ${MODEL_VARIABLE}), a bundle of omokage's, or BlazeFace's .tflite file"
     parser.add_argument("--detector-model", type=Path, metavar="FILE", help=told)
-    parser.add_argument("--min-face", type=float, metavar="PIXELS", help="look for faces as small as this in large pictures, piece by piece")
+    parser.add_argument("--min-face", type=float, metavar="PIXELS", help="find faces as small as this in large pictures, piece by piece")
     parser.add_argument("--skip-still", action="store_true", help="look for faces again only where the picture changes")
 
 

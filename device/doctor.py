@@ -26,7 +26,7 @@ from pathlib import Path
 
 # Nothing of device/ is imported here that imports more than the standard library: where a package is missing or broken, the
 # doctor has to say so.
-from device import accelerator, bundle
+from device import accelerator, bundle, vault
 from device.accelerator import Accelerator, Library
 from device.bundle import ENCODER, ENCODER_EDGETPU, Bundle
 from device.program import HOLDS_NOT, MissingError, OmokageError, Parser, run
@@ -74,13 +74,14 @@ def build_parser() -> Parser:
     parser.add_argument("--gallery", type=Path, metavar="FILE", help="who is known (default $OMOKAGE_GALLERY, else in ~/.local/share)")
     parser.add_argument("--encoder", metavar="BUNDLE", help="a bundle of models/ or its folder (default: the newest shipped one)")
     parser.add_argument("--backend", choices=BACKENDS, default="auto", help="edgetpu: it must be there; cpu: it does not matter")
+    vault.add_arguments(parser)
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     return parser
 
 
 def doctor(args: argparse.Namespace) -> int:
     checks = []
-    for check in examine(args.camera, args.gallery, args.encoder, args.backend):
+    for check in examine(args.camera, args.gallery, args.encoder, args.backend, args.key_file):
         checks.append(check)
         if not args.json:
             print(f"{check.status:<5} {check.name:<12} {check.detail}", flush=True)
@@ -93,7 +94,11 @@ def doctor(args: argparse.Namespace) -> int:
 
 
 def examine(
-    camera_number: int | None = None, gallery_path: Path | None = None, encoder: str | None = None, backend: str = "auto"
+    camera_number: int | None = None,
+    gallery_path: Path | None = None,
+    encoder: str | None = None,
+    backend: str = "auto",
+    key_file: Path | None = None,
 ) -> Iterator[Check]:
     """Everything, one check after the other as they are done. Takes some seconds; raises nothing."""
     yield python()
@@ -109,7 +114,7 @@ def examine(
         yield Check("bundle", FAIL, error.wrong, error.mend)
     yield from edge_tpu(used, backend)
     yield _checked("camera", camera, camera_number)
-    yield _checked("gallery", gallery, gallery_path, used)
+    yield _checked("gallery", gallery, gallery_path, used, key_file)
     yield clock(used)
     yield temperature()
     yield throttling()
@@ -298,15 +303,15 @@ def camera(number: int | None, devices: Path = Path("/dev")) -> Check:
     return Check("camera", OK, f"camera {number or 0} gives pictures of {width}x{height}")
 
 
-def gallery(path: Path | None, used: Bundle | None) -> Check:
-    """Does the gallery open, do its templates fit the bundle, is it for its owner's eyes alone?"""
+def gallery(path: Path | None, used: Bundle | None, key_file: Path | None = None) -> Check:
+    """Does the gallery open (with the key in this file), do its templates fit the bundle, is it for its owner's eyes alone?"""
     from device.gallery import Gallery, default_path
 
     path = path or default_path()
     add = "python device/enroll.py add NAME PHOTO"
     if not path.exists():
         return Check("gallery", WARN, f"{path} is not there yet, so everyone is unknown", add)
-    with Gallery(path) as opened:
+    with Gallery(path, key=vault.find_key(key_file)) as opened:
         people = opened.people()
         if used:
             opened.templates(used)

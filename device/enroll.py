@@ -5,6 +5,8 @@
   python device/enroll.py add Eileen --camera 0 --more
   python device/enroll.py show Eileen
   python device/enroll.py rename Eileen "Eileen Collins"
+  python device/enroll.py check --html check.html
+  python device/enroll.py name unknown-7 Alice
   python device/enroll.py undo
   python device/enroll.py remove "Eileen Collins"
   python device/enroll.py cluster photos/ --out clusters/
@@ -14,17 +16,15 @@ A photo gives one template and must show one face; a video or a camera gives the
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 
-from device import bundle, coverage, detect, exchange, naming, unnamed, vault
+from device import bundle, coverage, detect, naming, openset, unnamed, vault, verbs
 from device.bundle import Bundle
 from device.camera import open_camera
 from device.cluster import METHODS
@@ -32,8 +32,9 @@ from device.collect import CAMERA_SECONDS, Candidate, Skipped, collect, from_vid
 from device.coverage import Coverage, choose, cover
 from device.detect import Detector
 from device.embed import BACKENDS, open_encoder
-from device.gallery import Entry, Gallery, Template, default_path, valid_name
+from device.gallery import Template, default_path, valid_name
 from device.program import InputError, Parser, run
+from device.verbs import counted, covered_facts, covered_words, done, opened, print_json, say
 
 THREADS = 2
 OF_ONE = 8  # templates from one video
@@ -49,7 +50,7 @@ def add(args: argparse.Namespace) -> int:
     candidates, skipped = collect(args.inputs, name, detector)
     if args.camera is not None:
         with open_camera(args.camera) as camera:
-            _say(f"look into the camera and turn your head a little, for {CAMERA_SECONDS:.0f} seconds")
+            say(f"look into the camera and turn your head a little, for {CAMERA_SECONDS:.0f} seconds")
             candidates += from_video(camera, name, detector)
     if not candidates:
         raise _nothing(skipped, name)
@@ -58,7 +59,7 @@ def add(args: argparse.Namespace) -> int:
     skipped += copies
     if not templates:
         raise InputError(f"nothing new: {copies[0].error.wrong}", "choose other pictures")
-    with _open(args, create=True) as gallery:
+    with opened(args, create=True) as gallery:
         total = gallery.add(name, templates, args.more, args.most)
         covered = cover(entry.template.look for entry in gallery.entries(name) if not entry.template.denies)
     others = [index for index, owner in enumerate(names) if owner != name]
@@ -96,133 +97,42 @@ def doubles(templates: Sequence[Template], embeddings: np.ndarray, names: Sequen
     ]
 
 
-def list_people(args: argparse.Namespace) -> int:
-    with _open(args) as gallery:
-        people, encoder = gallery.people(), gallery.encoder()
-    if args.json:
-        _print_json({"verb": "list", "people": [asdict(person) for person in people]} | ({"encoder": encoder} if encoder else {}))
-    for person in people if not args.json else []:
-        print(f"{person.name}\t{_count(person.templates)}\tsince {person.created[:10]}")
-    return 0
-
-
-def show(args: argparse.Namespace) -> int:
-    with _open(args) as gallery:
-        entries = gallery.entries(args.name)
-    covered = cover(entry.template.look for entry in entries if not entry.template.denies)
-    name = valid_name(args.name)
-    if args.json:
-        _print_json({"verb": "show", "name": name, "templates": [_facts(entry) for entry in entries], "coverage": _covered(covered)})
-        return 0
-    print(f"{name}: {_count(sum(not entry.template.denies for entry in entries))}, {_coverage(covered)}")
-    for entry in entries:
-        facts = _facts(entry)
-        view = f"{facts['pose']}, {facts['light']} light" if facts["pose"] else "look unknown"
-        extra = ("\tis not " + name if entry.template.denies else "") + ("\tcrop kept" if entry.kept else "")
-        print(f"{entry.number}\tquality {entry.template.quality:.2f}\t{view}\t{entry.created[:10]}\t{entry.template.source}{extra}")
-    return 0
-
-
-def rename(args: argparse.Namespace) -> int:
-    with _open(args) as gallery:
-        new = gallery.rename(args.name, args.new)
-    return _done(args, f"{valid_name(args.name)} is called {new} now", name=valid_name(args.name), new=new)
-
-
-def merge(args: argparse.Namespace) -> int:
-    with _open(args) as gallery:
-        total = gallery.merge(args.name, args.into)
-    name, into = valid_name(args.name), valid_name(args.into)
-    return _done(args, f"{name} is {into} now: {_count(total)}", name=name, into=into, templates=total)
-
-
-def split(args: argparse.Namespace) -> int:
-    with _open(args) as gallery:
-        count = gallery.split(args.name, args.new, args.templates)
-    name, new = valid_name(args.name), valid_name(args.new)
-    return _done(args, f"made {new} of {_count(count)} of {name}", name=name, new=new, templates=count)
-
-
-def remove(args: argparse.Namespace) -> int:
-    name = valid_name(args.name)
-    with _open(args) as gallery:
-        count = len(gallery.entries(name))
-        _sure(args, f"remove {name} and {_count(count)} for good?")
-        count = gallery.remove(name)
-        copied = sorted({change.verb for change in gallery.audit()} & {"backup", "export"})
-    if copied and not args.json:
-        _say(f"a {' and an '.join(copied)} was made earlier: if it holds {name}, delete it too")
-    return _done(args, f"removed {name}: {_count(count)}", name=name, templates=count)
-
-
-def undo(args: argparse.Namespace) -> int:
-    with _open(args) as gallery:
-        change = gallery.undo()
-    return _done(args, f"undone: {change.verb} of {change.time}", undone=change.verb, time=change.time)
-
-
 def deny(args: argparse.Namespace) -> int:
     """`not NAME PHOTO` and, without a name, `ignore PHOTO`."""
     name = getattr(args, "name", None)
-    with _open(args) as gallery:
+    with opened(args) as gallery:
         if name is not None:
             name = gallery.accept(name, more=True)
     used, detector = bundle.find(args.encoder), _detector(args)
     candidates, skipped = collect([args.photo], "that face", detector)
     if not candidates:
         raise _nothing(skipped, "that face")
-    with _open(args) as gallery:
+    with opened(args) as gallery:
         gone = gallery.deny(name, _templates(args, used, detector, candidates))
     what = "is to be ignored" if name is None else f"is not {name}"
-    more = f"; {_count(gone)} deleted" if gone else ""
-    return _done(args, f"noted: {args.photo} {what}{more}", name=name, source=args.photo, deleted=gone)
+    more = f"; {counted(gone)} deleted" if gone else ""
+    return done(args, f"noted: {args.photo} {what}{more}", name=name, source=args.photo, deleted=gone)
 
 
 def reembed(args: argparse.Namespace) -> int:
     used = bundle.find(args.encoder)
-    with _open(args) as gallery:
-        made, dropped = gallery.reembed(used, open_encoder(used, args.backend).embed, args.drop)
+    with opened(args) as gallery, closing(open_encoder(used, args.backend)) as encoder:
+        made, dropped = gallery.reembed(used, encoder.embed, args.drop)
     more = f", {dropped} dropped" if dropped else ""
-    return _done(args, f"made anew by encoder {used.encoder}: {_count(made)}{more}", encoder=used.encoder, templates=made, dropped=dropped)
-
-
-def export(args: argparse.Namespace) -> int:
-    key = None if args.export_key is None else vault.read_key(args.export_key)
-    with _open(args) as gallery:
-        count = exchange.export(gallery, args.file, args.embeddings_only, key)
-    return _done(args, f"exported {count} people to {args.file}", file=str(args.file), people=count)
-
-
-def import_people(args: argparse.Namespace) -> int:
-    people = exchange.read(args.file, None if args.export_key is None else vault.read_key(args.export_key))
-    with _open(args, create=True) as gallery:
-        total = gallery.load(people, args.more)
-    count = sum(name is not None for name, _ in people)
-    return _done(args, f"imported {count} people from {args.file}: {_count(total)} in all", people=count, templates=total)
-
-
-def backup(args: argparse.Namespace) -> int:
-    with _open(args) as gallery:
-        exchange.backup(gallery, args.file)
-    return _done(args, f"copied the gallery to {args.file}", file=str(args.file))
-
-
-def encrypt(args: argparse.Namespace) -> int:
-    with _open(args) as gallery:
-        gallery.encrypt(None if args.no_key else vault.read_key(args.new_key_file))
-        return _done(args, f"{gallery.path} is {'encrypted' if gallery.encrypted else 'not encrypted'} now", encrypted=gallery.encrypted)
+    return done(args, f"made anew by encoder {used.encoder}: {counted(made)}{more}", encoder=used.encoder, templates=made, dropped=dropped)
 
 
 def cluster(args: argparse.Namespace) -> int:
     used, out = bundle.find(args.encoder), args.out or Path(f"{args.folder.resolve()}-clusters")
-    found, hints = naming.make(args.folder, out, used, open_encoder(used, args.backend), _detector(args), args.method)
+    with closing(open_encoder(used, args.backend)) as encoder:
+        found, hints = naming.make(args.folder, out, used, encoder, _detector(args), args.method)
     clusters = found.as_json()
     pictures, alone = len(found.templates), len(found.templates) - sum(entry["size"] for entry in clusters)
     if args.json:
-        _print_json({"verb": "cluster", "pictures": pictures, "clusters": clusters, "unclustered": alone, "out": str(out)})
+        print_json({"verb": "cluster", "pictures": pictures, "clusters": clusters, "unclustered": alone, "out": str(out)})
         return 0
     for hint in hints:
-        _say(hint)
+        say(hint)
     for entry in clusters:
         print(f"cluster {entry['id']}\t{entry['size']} pictures" + ("" if entry["purity"] is None else f"\tpurity {entry['purity']:.0%}"))
     print(f"{pictures} faces, {len(clusters)} clusters, {alone} alone: look at {out / unnamed.PAGE}, then enroll.py name-clusters {out}")
@@ -235,28 +145,14 @@ def name_clusters(args: argparse.Namespace) -> int:
         raise InputError("there is nobody to ask for names", f"fill in {args.folder / unnamed.NAMES} and name it with --csv")
     answers = naming.ask(args.folder, found) if args.csv is None else unnamed.read_names(args.csv)
     planned = unnamed.plan(found, answers)
-    with _open(args, create=True) as gallery:
+    with opened(args, create=True) as gallery:
         added = naming.apply(gallery, planned, args.more, args.keep_crops)
     people = {name: count for name, count in added.items() if name != unnamed.IGNORE}
     ignored = added.get(unnamed.IGNORE, 0)
-    told = ", ".join(f"{name} ({_count(count)})" for name, count in people.items()) or "nobody"
-    more = f"; {_count(ignored)} to ignore" if ignored else ""
+    told = ", ".join(f"{name} ({counted(count)})" for name, count in people.items()) or "nobody"
+    more = f"; {counted(ignored)} to ignore" if ignored else ""
     hint = f"; {args.folder} holds pictures of people, delete it when it has served"
-    return _done(args, f"added {told}{more}{hint}", people=people, ignored=ignored, left=planned.left)
-
-
-def log(args: argparse.Namespace) -> int:
-    with _open(args) as gallery:
-        changes = gallery.audit()
-    if args.json:
-        _print_json({"verb": "log", "changes": [asdict(change) for change in changes]})
-    for change in changes if not args.json else []:
-        print(f"{change.number}\t{change.time}\t{change.verb}\t{change.person or '-'}\t{change.detail}")
-    return 0
-
-
-def _open(args: argparse.Namespace, create: bool = False) -> Gallery:
-    return Gallery(args.gallery or default_path(), create, vault.find_key(args.key_file))
+    return done(args, f"added {told}{more}{hint}", people=people, ignored=ignored, left=planned.left)
 
 
 def _before(args: argparse.Namespace, used: Bundle) -> tuple[str, np.ndarray, list[str]]:
@@ -266,7 +162,7 @@ def _before(args: argparse.Namespace, used: Bundle) -> tuple[str, np.ndarray, li
         if args.more:
             raise InputError(f"the gallery {path} is not there", "leave --more out to add a new person")
         return valid_name(args.name), np.zeros((0, used.dimension), np.float32), []
-    with _open(args) as gallery:
+    with opened(args) as gallery:
         return gallery.accept(args.name, args.more), *gallery.templates(used)
 
 
@@ -276,7 +172,8 @@ def _detector(args: argparse.Namespace) -> Detector:
 
 
 def _templates(args: argparse.Namespace, used: Bundle, detector: Detector, candidates: Sequence[Candidate]) -> list[Template]:
-    embeddings = open_encoder(used, args.backend).embed(np.stack([candidate.crop for candidate in candidates]))
+    with closing(open_encoder(used, args.backend)) as encoder:
+        embeddings = encoder.embed(np.stack([candidate.crop for candidate in candidates]))
     keep = getattr(args, "keep_crops", False)
     return [
         Template(row, used.encoder, used.preprocessing, detector.name, c.quality, c.source, c.look, c.crop if keep else None)
@@ -314,75 +211,17 @@ def _nothing(skipped: Sequence[Skipped], name: str) -> InputError:
     return InputError(f"none of the {len(skipped)} pictures shows {name} alone (the first: {first.wrong})", first.mend)
 
 
-def _sure(args: argparse.Namespace, question: str) -> None:
-    """Ask before what cannot be undone. Raises InputError where nobody agrees."""
-    if args.yes:
-        return
-    if not sys.stdin.isatty():
-        raise InputError("a removal cannot be undone", "repeat with --yes if you are sure")
-    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
-    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-        raise InputError("nothing was removed", "answer y if you are sure")
-
-
 def _tell_added(
     args: argparse.Namespace, name: str, added: int, total: int, skipped: Sequence[Skipped], hints: list[str], covered: Coverage
 ) -> None:
     if args.json:
         reasons = [{"source": entry.source, "reason": entry.error.wrong} for entry in skipped]
         answer = {"verb": "add", "name": name, "added": added, "skipped": reasons, "templates": total, "advice": hints}
-        _print_json(answer | {"coverage": _covered(covered)})
+        print_json(answer | {"coverage": covered_facts(covered)})
         return
-    for line in (*(f"skipped: {entry.error.wrong}" for entry in skipped), *hints, f"{name} is {_coverage(covered)}"):
-        _say(line)
-    print(f"added {name}: {_count(added)}" + (f", {total} in all" if total != added else ""))
-
-
-def _covered(covered: Coverage) -> dict[str, Any]:
-    return {"share": round(covered.share, 2), "poses": covered.poses, "lights": covered.lights, "would_help": list(covered.wanted)}
-
-
-def _coverage(covered: Coverage) -> str:
-    if not covered.poses:
-        return "covered nobody knows how: its pictures came before that was looked at"
-    shown = ", ".join(f"{word} {count}" for word, count in (covered.poses | covered.lights).items())
-    return f"{covered.word} covered ({shown})" + (f"; what would help: {', '.join(covered.wanted)}" if covered.wanted else "")
-
-
-def _facts(entry: Entry) -> dict[str, Any]:
-    template = entry.template
-    return {
-        "number": entry.number,
-        "quality": round(template.quality, 4),
-        "pose": template.look.pose if template.look else None,
-        "light": template.look.lit if template.look else None,
-        "source": template.source,
-        "detector": template.detector,
-        "created": entry.created,
-        "crop": entry.kept,
-        "denies": template.denies,
-    }
-
-
-def _count(count: int) -> str:
-    return "1 template" if count == 1 else f"{count} templates"
-
-
-def _done(args: argparse.Namespace, text: str, **facts: Any) -> int:
-    """Tell that the verb was done."""
-    if args.json:
-        _print_json({"verb": args.verb, **facts})
-    else:
-        print(text)
-    return 0
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr)
-
-
-def _print_json(answer: dict[str, Any]) -> None:
-    print(json.dumps(answer, ensure_ascii=False))
+    for line in (*(f"skipped: {entry.error.wrong}" for entry in skipped), *hints, f"{name} is {covered_words(covered)}"):
+        say(line)
+    print(f"added {name}: {counted(added)}" + (f", {total} in all" if total != added else ""))
 
 
 class _VerbParser(Parser):
@@ -398,21 +237,25 @@ class _VerbParser(Parser):
 
 VERBS = {
     "add": (add, "add a person, or templates to one"),
-    "list": (list_people, "who is in the gallery"),
-    "show": (show, "a person's templates, how well they cover the person, and what would help"),
-    "rename": (rename, "give a person another name"),
-    "merge": (merge, "make one person of two: all templates of NAME go to INTO"),
-    "split": (split, "make a new person of some templates of another one"),
-    "remove": (remove, "delete a person with all templates, for good"),
-    "undo": (undo, "take back the last change (not a removal); again for the one before"),
+    "list": (verbs.list_people, "who is in the gallery"),
+    "show": (verbs.show, "a person's templates, how well they cover the person, and what would help"),
+    "rename": (verbs.rename, "give a person another name"),
+    "merge": (verbs.merge, "make one person of two: all templates of NAME go to INTO"),
+    "split": (verbs.split, "make a new person of some templates of another one"),
+    "remove": (verbs.remove, "delete a person with all templates, for good"),
+    "undo": (verbs.undo, "take back the last change (not a removal); again for the one before"),
+    "check": (verbs.check, "who is hardly told apart (status 1), photos under a wrong name (status 1), weak templates, coverage"),
+    "unknowns": (verbs.unknowns, "the strangers whom recognize.py --remember-unknowns has seen"),
+    "name": (verbs.name_unknown, "enrol an unknown from what was seen, or with --more give it to a person who is there"),
+    "forget": (verbs.forget, "delete unknowns, for good"),
     "not": (deny, "the photo shows somebody who is not NAME"),
     "ignore": (deny, "the photo shows a face that never matters, like a poster"),
     "reembed": (reembed, "make all templates again with another encoder, from the crops that were kept"),
-    "export": (export, "write all people to one file"),
-    "import": (import_people, "add all people of an export"),
-    "backup": (backup, "copy the whole gallery, also while it is in use"),
-    "encrypt": (encrypt, "encrypt the gallery, change its key, or decrypt it"),
-    "log": (log, "all changes, by number of the person"),
+    "export": (verbs.export, "write all people to one file"),
+    "import": (verbs.import_people, "add all people of an export"),
+    "backup": (verbs.backup, "copy the whole gallery, also while it is in use"),
+    "encrypt": (verbs.encrypt, "encrypt the gallery, change its key, or decrypt it"),
+    "log": (verbs.log, "all changes, by number of the person"),
     "cluster": (cluster, "bring the faces of a folder together, without names, for name-clusters"),
     "name-clusters": (name_clusters, "name clusters, and add these people to the gallery"),
 }
@@ -420,14 +263,23 @@ VERBS = {
 
 def build_parser() -> Parser:
     parser = Parser(__doc__)
-    verbs = parser.add_subparsers(required=True, dest="verb", metavar="|".join(VERBS), parser_class=_VerbParser)
-    made = {verb: verbs.add_parser(verb, help=text, description=text) for verb, (_, text) in VERBS.items()}
+    each = parser.add_subparsers(required=True, dest="verb", metavar="|".join(VERBS), parser_class=_VerbParser)
+    made = {verb: each.add_parser(verb, help=text, description=text) for verb, (_, text) in VERBS.items()}
     for verb in ("add", "show", "rename", "merge", "split", "remove", "not"):
         made[verb].add_argument("name", metavar="NAME")
     made["rename"].add_argument("new", metavar="NEW")
     made["merge"].add_argument("into", metavar="INTO")
     made["split"].add_argument("new", metavar="NEW")
     made["split"].add_argument("templates", nargs="+", type=int, metavar="TEMPLATE", help="a number that show tells")
+    made["name"].add_argument("unknown", metavar="UNKNOWN", help="its number, as in unknown-7")
+    made["name"].add_argument("name", metavar="NAME")
+    made["name"].add_argument("--more", action="store_true", help="the person is in the gallery and gets further templates")
+    made["forget"].add_argument("unknowns", nargs="*", metavar="UNKNOWN")
+    made["forget"].add_argument("--all", action="store_true", help="all of them")
+    made["check"].add_argument(
+        "--far", type=openset.rate, metavar="SHARE", default=bundle.FAR, help="as for recognize.py (default: %(default)s)"
+    )
+    made["check"].add_argument("--html", type=Path, metavar="FILE", help="write a page too, with the crops where they are kept")
     made["remove"].add_argument("--yes", action="store_true", help="do not ask")
     for verb in ("not", "ignore"):
         made[verb].add_argument("photo", metavar="PHOTO")
@@ -449,8 +301,9 @@ def build_parser() -> Parser:
     made["name-clusters"].add_argument("--csv", type=Path, metavar="FILE", help="cluster,name (default: ask on the terminal)")
     made["name-clusters"].add_argument("--more", action="store_true", help="people who are in the gallery get further templates")
     made["name-clusters"].add_argument("--keep-crops", action="store_true", help="keep the crops too, for reembed")
-    for verb in ("add", "not", "ignore", "reembed", "cluster"):
+    for verb in ("add", "not", "ignore", "reembed", "cluster", "check"):
         made[verb].add_argument("--encoder", metavar="BUNDLE", help="a bundle of models/ or its folder (default: the newest shipped one)")
+    for verb in ("add", "not", "ignore", "reembed", "cluster"):
         made[verb].add_argument("--backend", choices=BACKENDS, default="auto", help="where the encoder runs (default: %(default)s)")
     for verb in ("add", "not", "ignore", "cluster"):
         detect.add_arguments(made[verb])

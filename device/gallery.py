@@ -384,7 +384,7 @@ class Gallery(Visitors):
         _, owners, sealed, encoders, versions = zip(*rows, strict=True) if rows else ((),) * 5
         for encoder, preprocessing in set(zip(encoders, versions, strict=True)):
             self._check_maker(encoder, preprocessing, bundle.encoder, bundle.preprocessing)
-        blobs = sealed
+        blobs: Sequence[bytes] = sealed
         if self.encrypted:
             blobs = [self._open(blob, _about(*about)) for blob, *about in zip(sealed, owners, encoders, versions, strict=True)]
         for size in set(map(len, blobs)) - {4 * bundle.dimension}:

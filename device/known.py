@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from device import openset
+from device import adapt, openset
+from device.adapt import Adapted, Head
 from device.bundle import FAR, Bundle
 from device.classify import Classifier, Neighbours, Planes, rehearse, strongest
 from device.decide import Denials, OpenSet
@@ -17,19 +18,21 @@ from device.openset import Cohort, Evidence, Threshold
 from device.program import InputError, OmokageError
 
 CLASSIFIERS = ("knn", "svm")
+ADAPTED = "adapted"  # takes a head, which not every bundle has (device/adapt.py)
 NEGATIVES = 4  # every fourth of the cohort teaches the SVM who nobody is; the others, whom it never met, make its threshold
 POLL = 0.25  # seconds between two looks at the gallery
 LARGE = 3000  # templates from which what strangers score is kept in the gallery: a Raspberry Pi takes a second for it
 
 
 class Judge:
-    """Makes deciders of templates, for one `cohort`, false-accept rate and classifier ("knn" or "svm").
+    """Makes deciders of templates, for one `cohort`, false-accept rate and classifier ("knn", "svm" or ADAPTED, with its `head`).
 
     `usual` is the threshold where there is nobody, or no cohort, to go by.
     """
 
-    def __init__(self, cohort: Cohort, usual: float, far: float = FAR, classifier: str = "knn"):
+    def __init__(self, cohort: Cohort, usual: float, far: float = FAR, classifier: str = "knn", head: Head | None = None):
         self.svm = classifier == "svm"
+        self._head = head if classifier == ADAPTED else None
         self._cohort, self._usual, self._far = cohort, usual, far
         negative = np.arange(len(cohort.embeddings)) % NEGATIVES == 0
         self._negatives = cohort.embeddings[negative]
@@ -40,13 +43,19 @@ class Judge:
     def of(cls, used: Bundle, far: float = FAR, classifier: str = "knn") -> "Judge":
         """With the cohort of a bundle. Raises InputError for what takes one where the bundle has none."""
         cohort = openset.load(used)
+        head = adapt.load(used) if classifier == ADAPTED else None
         if cohort is None and classifier == "svm":
             raise InputError(f"{used.path} holds no cohort, which an SVM learns from", "use --classifier knn, or another bundle")
+        if classifier == ADAPTED and (head is None or cohort is None):
+            lacking = f"no {adapt.FILE}, from which the classifier adapts" if head is None else "no cohort, which its threshold rests on"
+            raise InputError(f"{used.path} holds {lacking}", "use --classifier knn, or learn one with train/meta.py")
         nobody = Cohort(np.zeros((0, used.dimension), np.float32), 0)
-        return cls(cohort or nobody, used.threshold(FAR if cohort else far), far, classifier)
+        return cls(cohort or nobody, used.threshold(FAR if cohort else far), far, classifier, head)
 
     def train(self, embeddings: np.ndarray, names: Sequence[str]) -> Classifier:
         """A classifier of templates float32 unit [N, D] and whose they are."""
+        if self._head:
+            return Adapted(self._head, embeddings, names)
         return Planes.train(embeddings, names, self._negatives) if self.svm else Neighbours(embeddings, names)
 
     def evidence(self, classifier: Classifier, embeddings: np.ndarray, names: Sequence[str]) -> Evidence:

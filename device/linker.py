@@ -3,7 +3,9 @@
 train/link.py trains it (docs/few-labels.md) and writes `linker.npz`, arrays and nothing that is executed. It belongs to one encoder.
 """
 
+import io
 import json
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,7 +55,8 @@ def features(embeddings: np.ndarray, parts: Subgraphs, scale: Scale) -> np.ndarr
 @dataclass(frozen=True, eq=False)
 class Linker:
     """`weights`: by name, as Keras has them. `facts`: `encoder` (its id), `shape`, `scale`, `methods` (what clustering wants to know
-    of each method, device/cluster.py) and how it was made."""
+    of each method, device/cluster.py), `linker_from` (how many pictures it takes until it is better than average linkage), and how
+    it was made."""
 
     weights: dict[str, np.ndarray]
     facts: dict[str, Any]
@@ -98,12 +101,13 @@ def load(used: Bundle) -> Linker | None:
 
 def read(path: Path, encoder: str, dimension: int) -> Linker:
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
             facts = json.loads(str(stored["facts"]))
             linker = Linker({name: stored[name].astype(np.float32) for name in stored.files if name != "facts"}, facts)
         whose = facts["encoder"]
-        fits = linker.weights["conv0.kernel"].shape[0] == 2 * (dimension + 1) and linker.shape.first > 0 and facts["methods"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        fits = linker.weights["conv0.kernel"].shape[0] == 2 * (dimension + 1) and linker.shape.first > 0
+        fits = fits and facts["methods"] and facts["linker_from"]
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise StoredError(f"{path} is damaged ({error})", "restore the bundle from the repository") from error
     if whose != encoder or not fits:
         raise StoredError(f"{path} belongs to encoder {whose}, the bundle's is {encoder}", "train it anew with train/link.py")

@@ -53,7 +53,7 @@ def make(folder: Path, out: Path, used: Bundle, encoder: Encoder, detector: Dete
     return result, hints
 
 
-def ask(folder: Path, found: Unnamed, typed: TextIO = sys.stdin, say: Callable[[str], None] | None = None) -> dict[str, str]:
+def ask(folder: Path, found: Unnamed, typed: TextIO | None = None, say: Callable[[str], None] | None = None) -> dict[str, str]:
     """Ask for the name of every cluster, on a terminal; what is answered is in names.csv at once, also if it is interrupted.
 
     Clusters that have a name there already are not asked for again.
@@ -64,7 +64,7 @@ def ask(folder: Path, found: Unnamed, typed: TextIO = sys.stdin, say: Callable[[
     for number, rows in enumerate(found.clusters, 1):
         while not answers.get(str(number)):
             tell(f"cluster {number} of {len(found.clusters)}, {len(rows)} pictures: who is it?")
-            line = typed.readline()
+            line = (typed or sys.stdin).readline()
             if not line:
                 return answers
             try:

@@ -10,6 +10,7 @@ Who comes to the door is not drawn from the cohort. A bound holds for all strang
 times the cohort's if the cohort is held to the rate divided by `factor`. docs/thresholds.md tells it at length, with measured curves.
 """
 
+import argparse
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +29,14 @@ FACTOR = 3.0  # measured: strangers of LFW get a name 2 to 3 times as often as t
 FEWEST = 10  # people in the gallery before what they score against each other is taken for evidence
 HIGH = 0.9  # the quantile at which they are compared with the cohort: FEWEST people show it, and one double does not move it
 GENUINE = 5  # scores of enrolled people against themselves, at least, before a score is turned into a probability
+
+
+def rate(word: str) -> float:
+    """A false-accept rate, as programs take it. Raises ArgumentTypeError."""
+    share = float(word)
+    if not 0 < share < 1:
+        raise argparse.ArgumentTypeError(f"{word} is not between 0 and 1, as 0.001 is")
+    return share
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,13 +23,13 @@ from typing import Any
 
 import cv2
 
-from device import bundle, detect, draw, events, vault
+from device import bundle, detect, draw, events, openset, vault
 from device.camera import Frame, Source, open_camera, open_source
 from device.embed import BACKENDS, open_encoder
 from device.events import Event
 from device.gallery import default_path
 from device.harvest import Harvest
-from device.known import CLASSIFIERS, Judge, Known
+from device.known import ADAPTED, CLASSIFIERS, Judge, Known
 from device.outputs import TOLD, Film, Snapshots, Window
 from device.pipeline import INTERVAL, Recogniser, Sighting
 from device.program import HOLDS_NOT, INTERRUPTED, Parser, run
@@ -53,8 +53,13 @@ def build_parser() -> Parser:
     parser.add_argument("--gallery", type=Path, metavar="FILE", help="who is known (default $OMOKAGE_GALLERY, else in ~/.local/share)")
     parser.add_argument("--encoder", metavar="BUNDLE", help="a bundle of models/ or its folder (default: the newest shipped one)")
     parser.add_argument("--backend", choices=BACKENDS, default="auto", help="where the encoder runs (default: %(default)s)")
-    parser.add_argument("--far", type=_share, default=bundle.FAR, metavar="SHARE", help=f"{PROMISE} (default: %(default)s)")
-    parser.add_argument("--classifier", choices=CLASSIFIERS, default="knn", help="nearest templates or an SVM (default: %(default)s)")
+    parser.add_argument("--far", type=openset.rate, default=bundle.FAR, metavar="SHARE", help=f"{PROMISE} (default: %(default)s)")
+    parser.add_argument(
+        "--classifier",
+        choices=(*CLASSIFIERS, ADAPTED),
+        default="knn",
+        help="nearest templates, an SVM, or a head that adapts to the people (default: %(default)s)",
+    )
     detect.add_arguments(parser)
     parser.add_argument(
         "--interval", type=_positive, default=INTERVAL, metavar="N", help="look for faces in every Nth frame at rest (default: %(default)s)"
@@ -83,13 +88,6 @@ def _positive(word: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number} is less than 1")
     return number
-
-
-def _share(word: str) -> float:
-    share = float(word)
-    if not 0 < share < 1:
-        raise argparse.ArgumentTypeError(f"{word} is not between 0 and 1, as 0.001 is")
-    return share
 
 
 def _days(word: str) -> float:

@@ -9,7 +9,9 @@ All of it is for its owner's eyes alone, and holds pictures of people: delete it
 """
 
 import csv
+import io
 import json
+import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -102,7 +104,7 @@ def load(folder: Path) -> Unnamed:
     if not path.is_file():
         raise InputError(f"{folder} holds no clusters", "name a folder that enroll.py cluster wrote")
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
             facts, rows, crops = json.loads(str(stored["facts"])), stored["embeddings"], stored["crops"]
         templates = [
             Template(row, crop=crop, look=None if look is None else Look(*look), **known)
@@ -111,7 +113,7 @@ def load(folder: Path) -> Unnamed:
         unnamed = Unnamed(templates, facts["clusters"], facts["purity"])
         if any(not 0 <= row < len(templates) for rows in unnamed.clusters for row in rows):
             raise ValueError("a picture is missing")
-    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise StoredError(f"{path} is damaged ({error})", "run enroll.py cluster again") from error
     return unnamed
 

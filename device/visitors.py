@@ -110,9 +110,9 @@ class Visitors(Store):
         now, expires = _stamp(time), _stamp(time + timedelta(days=days))
         with self._transaction():
             row = self._db.execute("SELECT last FROM unknown WHERE id IS ?", (number,)).fetchone()
-            if row is None:  # or it was named or forgotten just now
+            if number is None or row is None:  # it was named or forgotten just now
                 insert = "INSERT INTO unknown (visits, first, last, expires) VALUES (1, ?, ?, ?)"
-                number = self._db.execute(insert, (now, now, expires)).lastrowid
+                number = self._db.execute(insert, (now, now, expires)).lastrowid or 0
             else:
                 again = abs(time - _time(row[0])) > GAP
                 update = "UPDATE unknown SET visits = visits + ?, last = max(last, ?), expires = max(expires, ?) WHERE id = ?"

@@ -13,7 +13,7 @@ TEXTS = {page.name: page.read_text("utf-8") for page in PAGES}
 CALL = re.compile(r"python (?:-m )?((?:device|train|convert|benchmarks)[/.]\w+)(?:\.py)?( [^\n`]*)?")
 CALLS = sorted({(match[1].replace("/", "."), match[2] or "") for text in TEXTS.values() for match in CALL.finditer(text)})
 VERBS = {"add", "list", "remove", "show", "rename", "merge", "split", "undo", "not", "ignore", "reembed", "export", "import", "backup"}
-VERBS |= {"encrypt", "log", "verify", "identify", "compare", "groups"}
+VERBS |= {"check", "unknowns", "name", "forget", "cluster", "name-clusters", "encrypt", "log", "verify", "identify", "compare", "groups"}
 
 
 def words_of(arguments: str) -> list[str]:

@@ -59,12 +59,7 @@ def _decode(item: tuple[str, bytes]) -> np.ndarray:
 
 def read_crops(sources: Iterable[Path], without: Set[str] = frozenset(), only: Set[str] | None = None) -> Crops:
     """All crops of `sources` but those named in `without` (or just those in `only`). Raises InputError if none is left."""
-    chosen = [
-        item
-        for source in sources
-        for item in pictures(Path(source))
-        if item[0] not in without and (only is None or item[0] in only)
-    ]
+    chosen = [item for source in sources for item in pictures(Path(source)) if item[0] not in without and (only is None or item[0] in only)]
     if not chosen:
         raise InputError(f"no crops in {', '.join(map(str, sources))}", "name a folder or a zip that holds pictures of aligned faces")
     images = np.empty((len(chosen), SIZE, SIZE, 3), np.uint8)

@@ -1,12 +1,14 @@
 """Labelled embeddings, made once for each encoder and kept: what clustering and few-shot learning are trained and tried on."""
 
+import tempfile
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from device import bundle
 from device.program import InputError, replacing
 from train import data, evaluate, identification, labels
 
@@ -36,6 +38,37 @@ class Embedded:
         """Those of people with `least` to `most` pictures."""
         numbers, counts = np.unique(self.identities, return_counts=True)
         return self.only(np.isin(self.identities, numbers[(counts >= least) & (counts <= most)]))
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where something that belongs to an encoder goes: the file `path`, or, where there is a `bundle`, into it under that name."""
+
+    path: Path
+    bundle: Path | None
+
+    @classmethod
+    def of(cls, out: Path | None, encoder: evaluate.Encoder, name: str) -> "Place":
+        """`out`, or without it `name` in the encoder's bundle. Raises InputError, before anything is made, where it cannot go."""
+        if out is not None:
+            if out.suffix != ".npz":
+                raise InputError(f"cannot write to {out}", "give it the suffix .npz")
+            return cls(out, None)
+        if encoder.bundle is None:
+            raise InputError("the encoder is in no bundle", "name a file with --out")
+        if name in encoder.bundle.manifest["files"]:
+            raise InputError(f"{encoder.bundle.path} holds a {name}, and a bundle is never changed in place", "name a file with --out")
+        return cls(encoder.bundle.path / name, encoder.bundle.path)
+
+    def write(self, save: Callable[[Path], None]) -> None:
+        """Let `save` write the file."""
+        if self.bundle is None:
+            with replacing(self.path) as temporary:
+                save(temporary)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            save(Path(folder) / self.path.name)
+            bundle.add(self.bundle, Path(folder) / self.path.name)
 
 
 def embed(encoder: evaluate.Encoder, sources: Iterable[Path], cache: Path = CACHE) -> tuple[np.ndarray, list[str]]:

@@ -44,6 +44,7 @@ class Settings:
     freeze: str | None = None
     architecture: str = "fused"
     width: float = 1.0
+    activation: str = "relu"
     dimension: int = 128
     size: int = align.SIZE
     area: float = FACE.area[0]
@@ -153,7 +154,8 @@ def frozen(model: keras.Model, freeze: str) -> keras.Model:
 def start(settings: Settings) -> keras.Model:
     """The encoder to tune: random, or of a run, a bundle or a .keras file, for crops of `settings.size`."""
     if settings.init == RANDOM:
-        return encoders.build(settings.architecture, size=settings.size, dimension=settings.dimension, width=settings.width)
+        shape = {name: getattr(settings, name) for name in ("size", "dimension", "width", "activation")}
+        return encoders.build(settings.architecture, **shape)
     path = Path(settings.init)
     if path.suffix == ".keras":
         source = path
@@ -316,6 +318,7 @@ def parser() -> Parser:
     given("--freeze", help="fix the first layers: a share like 80%%, or the name of the last fixed one")
     given("--architecture", choices=sorted(encoders.FAMILIES), default=Settings.architecture, help="of a random start")
     given("--width", type=float, default=Settings.width, help="of a random start (default %(default)s)")
+    given("--activation", choices=sorted(encoders.ACTIVATIONS), default=Settings.activation, help="of a random start (default %(default)s)")
     given("--dimension", type=int, default=Settings.dimension, help="of a random start's embedding (default %(default)s)")
     given("--size", type=int, default=Settings.size, help="of a view in pixels (default %(default)s)")
     given("--area", type=float, default=Settings.area, help="least share of the crop in a view (default %(default)s)")

@@ -293,6 +293,22 @@ def test_the_gallery(used, other_encoder, tmp_path):
     assert doctor._checked("gallery", doctor.gallery, path, used).status == "fail"
 
 
+def test_an_encrypted_gallery_needs_its_key(used, tmp_path):
+    path, key, other = tmp_path / "gallery.db", tmp_path / "key", tmp_path / "other"
+    key.write_bytes(bytes(range(32)))
+    other.write_bytes(bytes(32))
+    Gallery(path, create=True, key=bytes(range(32))).close()
+    for file, status, told in (
+        (key, "warn", "0 people"),
+        (None, "fail", "is encrypted"),
+        (other, "fail", "another key"),
+        (path, "fail", "is not a key"),
+    ):
+        check = doctor._checked("gallery", doctor.gallery, path, used, file)
+        assert check.status == status and told in check.detail
+    assert vars(doctor.build_parser().parse_args(["--key-file", str(key)]))["key_file"] == key
+
+
 def test_the_camera(monkeypatch, tmp_path):
     picture = np.zeros((480, 640, 3), np.uint8)
     monkeypatch.setattr(camera, "open_camera", lambda number: Source(f"camera {number}", iter([("camera", picture)]), live=True))

@@ -4,17 +4,19 @@ import os
 import re
 import shutil
 import stat
+from datetime import datetime, timezone
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from device import bundle
+from device import bundle, enroll
 from device.camera import read_picture
 from device.coverage import Look
 from device.enroll import advice, build_parser, doubles, main
 from device.gallery import Gallery, Template
+from device.visitors import Trace
 
 
 @pytest.fixture
@@ -359,6 +361,74 @@ def test_every_verb_answers_as_text_and_as_json(call, pixels, astronaut, grace_h
         assert (status, err) == (0, ""), (argv, err)
         validate(json.loads(one_line(out)), "enroll")
         assert json.loads(out)["verb"] == argv[0]
+
+
+def test_a_gallery_is_checked(call, pixels, astronaut, grace_hopper, tmp_path, path, validate):
+    call("add", "Eileen", astronaut, "--keep-crops")
+    status, out, err = call("check")
+    assert (
+        (status, err) == (0, "")
+        and "weak: Eileen's template 1 " in out
+        and out.splitlines()[-1].startswith("1 people, 1 template: 0 pairs")
+    )
+    call("add", "Eileen again", astronaut)
+    page = tmp_path / "check.html"
+    status, out, _ = call("check", "--html", page, "--json")
+    told = json.loads(one_line(out))
+    validate(told, "enroll")
+    assert (status, told["ok"], told["html"]) == (1, False, str(page))
+    assert [pair["people"] for pair in told["pairs"]] == [["Eileen", "Eileen again"]]
+    assert stat.S_IMODE(page.stat().st_mode) == 0o600 and page.read_text().count("data:image/jpeg") == 2
+    assert call("check", "--html", tmp_path)[0] == 2
+    with pytest.raises(SystemExit):
+        call("check", "--far", 2)
+
+
+def test_unknowns_are_listed_named_and_forgotten(call, pixels, path, validate):
+    trace = Trace(np.eye(pixels.dimension, dtype=np.float32)[0], pixels.encoder, 1, "mtcnn", 0.9)
+    with Gallery(path, create=True) as gallery:
+        for _ in range(4):
+            gallery.visit(None, trace, datetime.now(timezone.utc), 30)
+    status, out, _ = call("unknowns")
+    assert status == 0 and out.splitlines()[0].split("\t")[:2] == ["unknown-4", "1 visit"]
+    answers = [
+        (["unknowns"], "unknowns", 4),
+        (["name", "unknown-3", "Alice"], "templates", 1),
+        (["name", "2", "Alice", "--more"], "templates", 2),
+        (["undo"], "undone", "name"),
+        (["forget", "unknown-2", "4"], "forgotten", 2),
+        (["forget", "--all"], "forgotten", 1),
+    ]
+    for argv, fact, value in answers:
+        status, out, err = call(*argv, "--json")
+        told = json.loads(one_line(out))
+        validate(told, "enroll")
+        assert (status, err, len(told[fact]) if isinstance(told[fact], list) else told[fact]) == (0, "", value)
+    for argv, wrong in (
+        (["name", "Alice", "Bob"], "'Alice' is no number of an unknown: write it like unknown-7"),
+        (["name", "unknown-1", "Bob"], "there is no unknown-1"),
+        (["forget"], "it is not said who to forget"),
+        (["forget", "1", "--all"], "it is not said who to forget"),
+        (["forget", "9"], "there is no unknown-9"),
+    ):
+        status, out, err = call(*argv)
+        assert (status, out) == (2, "") and wrong in one_line(err)
+
+
+def test_encoders_are_closed(call, pixels, astronaut, monkeypatch):
+    closed = []
+    opened = enroll.open_encoder
+
+    def watched(*args):
+        encoder = opened(*args)
+        encoder.close = lambda: closed.append(encoder)
+        return encoder
+
+    monkeypatch.setattr(enroll, "open_encoder", watched)
+    call("add", "Eileen", astronaut, "--keep-crops")
+    call("reembed")
+    call("ignore", astronaut)
+    assert len(closed) == 3
 
 
 def test_a_removal_asks_first(call, pixels, astronaut, monkeypatch):

@@ -67,7 +67,7 @@ def test_who_was_no_stranger_after_all_is_taken_back(gallery):
     _, left = gallery.visit(None, trace(1), NOW, LONG)
     gallery.mistaken(1, left)
     assert told(gallery) == []
-    _, first = gallery.visit(None, trace(1), NOW, LONG)
+    gallery.visit(None, trace(1), NOW, LONG)
     _, second = gallery.visit(2, trace(2), NOW + timedelta(days=1), LONG)
     gallery.mistaken(2, second)
     gallery.mistaken(2, second)

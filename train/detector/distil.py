@@ -9,23 +9,24 @@ is kept back for it. The teacher's answers are kept in --cache.
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from device import boxes, faces
+from device import faces
 from device.program import InputError, Parser, run
 from train import data, encoders, runs
 from train.detector import losses, network, photos, scenes
 from train.detector.agreement import agreement
 from train.detector.scenes import Sources
-from train.detector.teacher import Faces, Teacher, labels
+from train.detector.teacher import Faces, Teacher
 
 KEPT = "detector.keras"
 SCORE = 0.5  # from which a detection counts in the figures of an epoch
@@ -40,6 +41,7 @@ class Settings:
     empty: tuple[str, ...] = ()
     crops: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
+    init: str | None = None
     crops_every: int = 8
     cache: str = "runs/teacher"
     height: int = 240
@@ -150,7 +152,7 @@ def framed(photo: photos.Photo, height: int, width: int) -> tuple[np.ndarray, Fa
     return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), Faces(rows, photo.faces.sure & large)
 
 
-def detect(net: keras.Model, pictures: Sequence[np.ndarray], score: float, batch: int = 16) -> Iterator[np.ndarray]:
+def detect(net: keras.Model, pictures: Sequence[np.ndarray], score: float, batch: int = 16) -> list[np.ndarray]:
     """The rows [N, 15] of each picture uint8 RGB of the network's size."""
     return [rows for start in range(0, len(pictures), batch) for rows in _decoded(net, np.stack(pictures[start : start + batch]), score)]
 
@@ -161,9 +163,11 @@ def _decoded(net: keras.Model, pictures: np.ndarray, score: float) -> list[np.nd
 
 
 def build(settings: Settings) -> Detector:
-    """The detector from random weights, its optimiser set."""
+    """The detector from random weights, or those of the run `settings.init`, its optimiser set."""
     with encoders.precision(settings.precision):
         model = Detector(network.build(settings.height, settings.width))
+    if settings.init is not None:
+        model.net.set_weights(network.load(str(runs.Run.open(Path(settings.init)).path / KEPT)).get_weights())
     steps = settings.epochs * (settings.scenes // settings.batch)
     rate = runs.Cosine(settings.rate, steps, int(settings.warmup * steps))
     model.compile(optimizer=keras.optimizers.AdamW(rate, weight_decay=settings.weight_decay, global_clipnorm=10.0))
@@ -204,6 +208,7 @@ def parser() -> Parser:
     given("--empty", nargs="+", default=(), help="folders or zips of photos without people")
     given("--crops", nargs="+", default=(), help="folders or zips of close crops of faces")
     given("--without", nargs="+", default=(), help="text files of photos and crops to leave out, one name a line")
+    given("--init", help="run to start from; default: random weights")
     given("--crops-every", type=int, default=Settings.crops_every, help="take every N-th crop (default %(default)s)")
     given("--cache", default=Settings.cache, help="folder where the teacher's answers are kept (default %(default)s)")
     given("--height", type=int, default=Settings.height, help="of a scene in pixels (default %(default)s)")
@@ -225,8 +230,9 @@ def _main(args: argparse.Namespace) -> int:
     else:
         if not args.photos or not args.teacher:
             raise InputError("there are no photos, or nobody to learn from", "name them with --photos and --teacher")
-        given = {field.name: getattr(args, field.name) for field in fields(Settings)}
-        settings, out = Settings(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}), args.out
+        told = {field.name: getattr(args, field.name) for field in fields(Settings)}
+        given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in told.items()}
+        settings, out = Settings(**given), args.out
     print(distil(settings, out, resume=args.resume is not None).path / KEPT)
     return 0
 

@@ -21,7 +21,7 @@ LEAST_SPREAD = 0.4  # in cells
 NEAR = 0.3  # of the Gaussian, where box and landmarks are learnt
 ALPHA, BETA = 2.0, 4.0  # the papers' exponents
 LINEAR = 0.03  # error in sizes of the face from which Huber's loss is linear
-BOX, LANDMARKS = 2.0, 8.0  # weights against heat
+BOX, LANDMARKS = 2.0, 20.0  # weights against heat
 
 
 def targets(rows: tf.Tensor, kinds: tf.Tensor, stride: int, height: int, width: int) -> dict[str, tf.Tensor]:

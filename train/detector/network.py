@@ -39,9 +39,9 @@ def build(height: int, width: int, norm: bool = True) -> keras.Model:
             x = parts.fused_block(x, f"stride{stride}_block{block}", channels, expand if first else 2, 2 if first else 1)
         y = parts.conv(x, f"head{stride}", HEAD, 3)
         # float32 whatever the training's precision: bfloat16 knows a landmark to a 256th only.
-        rare, edges = (keras.initializers.Constant(value) for value in (np.log(RARE / (1 - RARE)), [FIRST_BOX] * 4 + [0.0] * (GEOMETRY - 4)))
-        for name, channels_out, start in (("heat", 1, rare), ("geometry", GEOMETRY, edges)):
-            outputs[f"{name}{stride}"] = L.Conv2D(channels_out, 1, bias_initializer=start, dtype="float32", name=f"{name}{stride}")(y)
+        for name, start in (("heat", [np.log(RARE / (1 - RARE))]), ("geometry", [FIRST_BOX] * 4 + [0.0] * (GEOMETRY - 4))):
+            bias = keras.initializers.Constant(start)
+            outputs[f"{name}{stride}"] = L.Conv2D(len(start), 1, bias_initializer=bias, dtype="float32", name=f"{name}{stride}")(y)
     return keras.Model(picture, outputs, name="faces")
 
 

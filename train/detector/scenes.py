@@ -18,8 +18,8 @@ FACE, DOUBT = 1, 2  # kinds of a row; 0: there is none
 MOST = 32  # rows of a scene; further faces are doubts nobody is told of, which is rare enough
 SMALLEST = 12.0  # pixels (square root of the box's area) of a face to be found; smaller ones are doubts
 SEEN, HIDDEN = 0.6, 0.15  # share of a face's box within its tile: from the first on it is a face, below the second background
+EVENLY = 0.7  # of the faces have any size as likely as twice it, the others any size as likely as any: the small ones are many
 ENLARGED = 2.5  # at most; beyond it a face is but a blur
-
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Sources:
         kinds = [(share, photos) for share, photos in kinds if photos]
         shares = np.array([share for share, _ in kinds])
         photos = kinds[rng.choice(len(kinds), p=shares / shares.sum())][1]
-        return photos[rng.integers(len(photos))]
+        return photos[int(rng.integers(len(photos)))]
 
 
 def scene(sources: Sources, rng: np.random.Generator, height: int, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -98,9 +98,9 @@ def _tile(sources: Sources, rng: np.random.Generator, height: int, width: int) -
 def _backdrop(sources: Sources, rng: np.random.Generator, height: int, width: int) -> tuple[np.ndarray, int]:
     """What lies beside a photo, uint8 [height, width, 3], and OpenCV's border mode: grey, a colour, another photo, or its own edge."""
     beside = rng.random()
-    tile = np.full((height, width, 3), faces.GREY, np.uint8)
+    tile: np.ndarray = np.full((height, width, 3), faces.GREY, np.uint8)
     if beside > 0.3 and sources.empty:
-        part = sources.empty[rng.integers(len(sources.empty))].image
+        part = sources.empty[int(rng.integers(len(sources.empty)))].image
         tile = cv2.resize(part[: int(rng.uniform(0.4, 1) * len(part))], (width, height), interpolation=cv2.INTER_AREA)
     elif beside > 0.2:
         tile[:] = rng.integers(0, 256, 3)
@@ -109,13 +109,15 @@ def _backdrop(sources: Sources, rng: np.random.Generator, height: int, width: in
 
 def _placed(faces: np.ndarray, shape: tuple[int, int], rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """The similarity [2, 3] that puts a photo of `shape` into a tile: one of its faces (rows [N, 15]) somewhere, in a size
-    from SMALLEST to all of the tile, every size as likely as twice it; without a face any part of the photo."""
+    from SMALLEST to all of the tile; without a face any part of the photo."""
     size, angle = np.array([width, height]), rng.normal(0, 10) if rng.random() < 0.85 else rng.uniform(-60, 60)
     if len(faces):
         x, y, w, h = faces[rng.integers(len(faces)), :4]
         side, extent = float(np.sqrt(w * h)), np.array([w, h])
         largest = 1.1 * min(size / extent) * side
-        scale = min(np.exp(rng.uniform(np.log(SMALLEST), np.log(largest))) / side, ENLARGED)
+        log = rng.random() < EVENLY
+        wanted = np.exp(rng.uniform(np.log(SMALLEST), np.log(largest))) if log else rng.uniform(SMALLEST, largest)
+        scale = min(wanted / side, ENLARGED)
         centre = np.array([x, y]) + extent / 2
         reach = np.maximum(size - scale * extent, 0) / 2 + 0.1 * scale * extent  # now and then a little beyond the edge
         target = size / 2 + rng.uniform(-1, 1, 2) * reach
@@ -184,8 +186,11 @@ def _shot(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     elif blurred < 0.3:
         picture = cv2.blur(picture, (int(rng.integers(2, 7)), 1) if rng.random() < 0.7 else (1, int(rng.integers(2, 5))))
     if rng.random() < 0.35:
-        noise = cv2.randn(np.empty((height, width, 3), np.int16), (0,) * 3, (rng.uniform(2, 16),) * 3)
+        noise = np.empty((height, width, 3), np.int16)
+        cv2.setRNGSeed(int(rng.integers(2**31)))
+        cv2.randn(noise, np.zeros(3), np.full(3, rng.uniform(2, 16)))
         picture = cv2.add(picture, noise, dtype=cv2.CV_8U)
     if rng.random() < 0.2:
-        picture = cv2.imdecode(cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(25, 85))])[1], cv2.IMREAD_COLOR)
+        encoded = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(25, 85))])[1]
+        picture = np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR))
     return picture

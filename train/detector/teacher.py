@@ -42,7 +42,7 @@ class Teacher:
 
     def __init__(self, model: Path):
         self._detector = YunetDetector(model, LARGEST, DOUBTED)
-        settings = (SCALES, PHOTO, LARGEST, DOUBTED, SURE, SAME)
+        settings = ("as large as it is", SCALES, PHOTO, DOUBTED, SURE, SAME)
         self.identity = hashlib.sha256(repr((bundle.sha256(Path(model)), settings)).encode()).hexdigest()[:16]
 
     def see(self, photo: np.ndarray) -> Faces:

@@ -45,7 +45,9 @@ def components(embeddings: np.ndarray) -> Callable[[float], np.ndarray]:
 
 def connected(neighbours: np.ndarray, likeness: np.ndarray, threshold: float) -> np.ndarray:
     """The connected components, int [N], of links [N, K] that are at least `threshold` sure."""
-    return connected_components(_graph(neighbours, np.where(likeness >= threshold, 1.0, 0.0)), directed=False)[1]
+    links = _graph(neighbours, np.where(likeness >= threshold, 1.0, 0.0))
+    links.eliminate_zeros()  # scipy takes a stored zero for a link
+    return connected_components(links, directed=False)[1]
 
 
 def propagated(neighbours: np.ndarray, likeness: np.ndarray, threshold: float, largest: int, step: float = 0.05) -> np.ndarray:

@@ -1,6 +1,6 @@
 """A linker from labelled embeddings, and everything about clustering that is chosen by people rather than by hand."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -8,7 +8,7 @@ import numpy as np
 import tf_keras as keras
 
 from device import cluster
-from device.cluster import Clusters, Method
+from device.cluster import LARGEST, Clusters, Method
 from device.linker import CONVOLUTION, Linker, Scale, Shape
 from train.embedded import Embedded
 from train.graph import baselines, network
@@ -16,6 +16,8 @@ from train.graph.agreement import bcubed
 
 LIKENESS = np.concatenate([np.arange(0.01, 0.1, 0.01), np.arange(0.1, 0.92, 0.04)])  # thresholds of a mean likeness that are tried
 FEW, MANY = 5, 50  # pictures of the people that thresholds are chosen by
+FEWEST = 500  # pictures for the linker: in smaller collections of LFW average linkage was as good or better (docs/few-labels.md)
+COLLECTIONS, DRAWS = (3, 6, 12, 25, 50), 5  # people in collections that tell which method is for how many pictures, and how many each
 
 
 @dataclass(frozen=True)
@@ -44,14 +46,14 @@ class Trained:
         graph = network.Graph.of(rows, self.settings.shape)
         return graph.neighbours, network.predict(self.model, graph, self.settings.shape, self.scale)
 
-    def linker(self, encoder: str, methods: dict[str, Method], default: str, **made: Any) -> Linker:
+    def linker(self, encoder: str, chosen: "Chosen", **made: Any) -> Linker:
         """For the device, with the encoder's id."""
         weights: dict[str, np.ndarray] = {}
         for layer in self.model.layers:
             weights |= {f"{layer.name}.{_name(variable)}": variable.numpy() for variable in layer.weights}
-        told = {name: {k: v for k, v in asdict(method).items() if k != "name"} for name, method in methods.items()}
+        told = {name: {k: v for k, v in asdict(method).items() if k != "name"} for name, method in chosen.methods.items()}
         shape = {"shape": asdict(self.settings.shape), "scale": asdict(self.scale), "layers": self.settings.layers}
-        return Linker(weights, {"encoder": encoder, "default": default, "methods": told, **shape, "made": made})
+        return Linker(weights, {"encoder": encoder, "linker_from": chosen.linker_from, "methods": told, **shape, "made": made})
 
 
 def train(people: Embedded, settings: Settings) -> Trained:
@@ -78,31 +80,57 @@ def cosines(rows: np.ndarray) -> np.ndarray:
     return np.unique(np.quantile(each, 1 - np.geomspace(1e-4, 0.2, 40)))
 
 
-def chosen(trained: Trained, others: Embedded) -> tuple[dict[str, Method], str, dict[str, float]]:
-    """What the device's methods want to know, chosen by people `others` whom nothing was trained on; the one that agrees best with
-    them, and the B-cubed F of each."""
+@dataclass(frozen=True)
+class Chosen:
+    """What the device's `methods` want to know, and from how many pictures on the linker is the better one; `scores`: the B-cubed F of
+    each method, by the mean number of pictures of the collections that it was measured on."""
+
+    methods: dict[str, Method]
+    linker_from: int
+    scores: dict[str, dict[str, float]]
+
+
+def choose(likeness: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]], others: Embedded) -> Chosen:
+    """Everything that is chosen by people `others` whom nothing was trained on. `likeness` is that of a linker (Trained.likeness)."""
     others = others.of_people(FEW, MANY)
-    neighbours, likeness = trained.likeness(others.rows)
+    graph = likeness(others.rows)
     tree = baselines.average_linkage(others.rows)
-    found = {
-        "linker": best(lambda least: cluster.agglomerate(neighbours, likeness, least), others.identities, LIKENESS),
-        "average": best(tree, others.identities, cosines(others.rows)),
+    least = {
+        "linker": best(lambda threshold: cluster.agglomerate(*graph, threshold), others.identities, LIKENESS)[0],
+        "average": best(tree, others.identities, cosines(others.rows))[0],
     }
-    clustered = {
-        "linker": lambda method: cluster.joined(neighbours, likeness, method),
-        "average": lambda method: cluster.average(others.rows, method),
+    ways: dict[str, Callable[[np.ndarray, Method], Clusters]] = {
+        "linker": lambda rows, method: cluster.joined(*likeness(rows), method),
+        "average": lambda rows, method: cluster.average(rows, method),
     }
-    methods = {name: _pure(Method(name, least), clustered[name], others.identities) for name, (least, _) in found.items()}
-    scores = {name: score for name, (_, score) in found.items()}
-    return methods, max(scores, key=lambda name: scores[name]), scores
+    methods = {name: _pure(Method(name, threshold), ways[name], others) for name, threshold in least.items()}
+    scores = {str(round(pictures)): found for pictures, found in _by_size(ways, methods, others)}
+    linker_from = LARGEST + 1
+    for pictures, found in sorted(((int(size), found) for size, found in scores.items()), reverse=True):
+        if found["linker"] < found["average"]:
+            break
+        linker_from = max(pictures, FEWEST)
+    return Chosen(methods, linker_from, scores)
 
 
-def _pure(method: Method, clustered: Callable[[Method], Clusters], identities: np.ndarray) -> Method:
+def _by_size(ways: dict[str, Callable], methods: dict[str, Method], others: Embedded) -> Iterator[tuple[float, dict[str, float]]]:
+    """Collections of ever more people: the mean number of their pictures, and the mean B-cubed F of each method."""
+    people = np.unique(others.identities)
+    for count in [*(size for size in COLLECTIONS if size < len(people)), len(people)]:
+        parts = []
+        for draw in range(DRAWS if count < len(people) else 1):
+            drawn = np.random.default_rng((draw, count)).permutation(people)[:count]
+            parts.append(others.only(np.isin(others.identities, drawn)))
+        found = {name: [_f(way(part.rows, methods[name]).labels, part.identities) for part in parts] for name, way in ways.items()}
+        yield float(np.mean([len(part) for part in parts])), {name: float(np.mean(scores)) for name, scores in found.items()}
+
+
+def _pure(method: Method, way: Callable[[np.ndarray, Method], Clusters], others: Embedded) -> Method:
     """The method with what tells the purity of its clusters: a logistic curve through the shares that are right, by pictures."""
     from sklearn.linear_model import LogisticRegression
 
-    found = clustered(method)
-    sizes, pure = np.bincount(found.labels), purities(found.labels, identities)
+    found = way(others.rows, method)
+    sizes, pure = np.bincount(found.labels), purities(found.labels, others.identities)
     several = sizes > 1
     x = np.stack([found.cohesion[several], np.log(sizes[several])], axis=1)
     right = np.concatenate([(sizes * pure)[several], (sizes * (1 - pure))[several]])

@@ -17,11 +17,11 @@ from train.graph.convolutions.graphwavelet import GraphWavelet
 from train.graph.convolutions.spectral import Spectral
 
 CONVOLUTIONS: dict[str, Callable[..., keras.layers.Layer]] = {
-    "spectral": Spectral,
-    "chebnet": ChebNet,
-    "gcn": Gcn,
-    "graphwavelet": GraphWavelet,
     "graphsage": GraphSage,
     "gat": Gat,
     "gin": Gin,
+    "gcn": Gcn,
+    "chebnet": ChebNet,
+    "graphwavelet": GraphWavelet,
+    "spectral": Spectral,
 }
