@@ -171,9 +171,7 @@ def speed(args: argparse.Namespace, encoder: evaluate.Encoder) -> int:
         path.unlink()
         fastest = min(taken, key=lambda one: one["seconds"])
         found[count] = fastest | {"limit": limit, "machine": machine()}
-        told = (
-            f"{fastest['seconds']:.2f} s ({fastest['cpu']:.2f} s of the core), {fastest['megabytes']:.0f} MB, {fastest['method']}"
-        )
+        told = f"{fastest['seconds']:.2f} s ({fastest['cpu']:.2f} s of the core), {fastest['megabytes']:.0f} MB, {fastest['method']}"
         print(f"{count} embeddings: {told} (at most {limit:g} s)", flush=True)
     save(args.out / "speed.json", found)
     return 0 if all(one["seconds"] <= one["limit"] for one in found.values()) else HOLDS_NOT

@@ -1,6 +1,6 @@
 """YuNet's working size: milliseconds a frame and faces found on the clips, for several long sides.
 
-  python benchmarks/detection.py --data ../shared/data
+python benchmarks/detection.py --data ../shared/data
 """
 
 import argparse

@@ -9,6 +9,7 @@ import os
 import sys
 import types
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -219,6 +220,18 @@ def open_detector(name: str = "auto", model: Path | None = None) -> Detector:
     if name == "yunet":
         raise InputError("YuNet needs its model", f"name the ONNX file with --detector-model or ${MODEL_VARIABLE}")
     return MtcnnDetector()
+
+
+def differs(enrolled: Mapping[str, int], detector: Detector) -> str | None:
+    """What to say where templates, so many by the name of the detector that made them, were made with another one; None if none was.
+
+    Detectors put landmarks a little elsewhere, so crops of one person are less alike (docs/detector.md tells how much).
+    """
+    others = {name: count for name, count in enrolled.items() if name != detector.name}
+    if not others:
+        return None
+    told = " and ".join(f"{count} with {name}" for name, count in sorted(others.items()))
+    return f"of {sum(enrolled.values())} templates {told} were made, faces are found with {detector.name} now: use the same --detector"
 
 
 def of_arguments(args: argparse.Namespace) -> Detector:

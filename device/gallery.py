@@ -110,6 +110,11 @@ class Gallery(Visitors):
         with self._reading():
             return next((encoder for (encoder,) in self._db.execute("SELECT encoder FROM template LIMIT 1")), None)
 
+    def detectors(self) -> dict[str, int]:
+        """How many templates were made with each detector."""
+        with self._reading():
+            return dict(self._db.execute("SELECT detector, count(*) FROM template WHERE NOT denies GROUP BY detector"))
+
     def templates(self, bundle: Bundle) -> tuple[np.ndarray, list[str]]:
         """All embeddings, float32 [N, D], and whose they are, N names, sorted by name. After a change only what is new is read.
 

@@ -116,6 +116,10 @@ class Known:
         self._is_new()
         self.decider = self._load()
 
+    def detectors(self) -> dict[str, int]:
+        """How many of the templates were made with each detector."""
+        return self._gallery.detectors() if self._gallery else {}
+
     def poll(self) -> bool:
         """Whether the gallery has changed, so that there is a new `decider`. Looks every POLL seconds; a look takes microseconds."""
         if self._clock() < self._due:

@@ -6,7 +6,8 @@ import numpy as np
 from device.detect import Detection, Detector
 
 SHAPE = (32, 24)  # cells (across, down) in which a frame is compared
-CHANGE = 4.0  # grey levels of a cell's mean: several times what a camera's noise moves it by, less than a face that moves by a tenth of its width
+# Grey levels of a cell's mean: several times what a camera's noise moves it by, less than a small face that moves by some pixels.
+CHANGE = 4.0
 LONGEST = 30  # frames, after which the picture is looked at whatever it shows
 
 

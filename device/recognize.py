@@ -179,6 +179,8 @@ def recognize(args: argparse.Namespace) -> int:
         stack.enter_context(outputs.filming(args.save, source))
         if not known.people:
             voice.notice("gallery-empty", EMPTY)
+        elif told := detect.differs(known.detectors(), detector):
+            voice.notice("detector-differs", told)
         heart.ready()
         interrupted, elapsed = _watch(source, known, recogniser, outputs, voice, heart)
         summary = recogniser.summary(used.encoder, elapsed)

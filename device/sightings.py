@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from device import harvest
@@ -65,8 +64,3 @@ def distinct(embeddings: np.ndarray, qualities: list[float]) -> tuple[list[int],
             rows[len(kept)] = embeddings[row]
             kept.append(row)
     return sorted(kept), len(embeddings) - len(kept)
-
-
-def resized(crop: np.ndarray, size: int) -> np.ndarray:
-    """An RGB crop as BGR [size, size, 3]."""
-    return cv2.resize(cv2.cvtColor(crop, cv2.COLOR_RGB2BGR), (size, size), interpolation=cv2.INTER_AREA)

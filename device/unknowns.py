@@ -6,6 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
+from device import bundle, openset
 from device.bundle import Bundle
 from device.classify import Neighbours
 from device.gallery import Gallery
@@ -41,7 +42,7 @@ class Unknowns:
     ):
         self._path, self._used, self._days, self._detector, self._notify, self._key = path, used, days, detector, notify, key
         self._clock = clock
-        self._judge = Judge.of(used, FAR)
+        self._judge = Judge.of(used, FAR if openset.load(used) else bundle.FAR)  # a bundle without a cohort shows few rates
         self._again, self._due = -float("inf"), clock() + SWEEP
         self._file = 0
         self._gallery: Gallery | None = None

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 TEXTS = {page.name: page.read_text("utf-8") for page in PAGES}
-CALL = re.compile(r"python (?:-m )?((?:device|train|convert|benchmarks)[/.]\w+)(?:\.py)?( [^\n`]*)?")
+CALL = re.compile(r"python (?:-m )?((?:device|train|convert|benchmarks)(?:[/.](?!py\b)\w+)+)(?:\.py)?( [^\n`]*)?")
 CALLS = sorted({(match[1].replace("/", "."), match[2] or "") for text in TEXTS.values() for match in CALL.finditer(text)})
 VERBS = {"add", "list", "remove", "show", "rename", "merge", "split", "undo", "not", "ignore", "reembed", "export", "import", "backup"}
 VERBS |= {"check", "unknowns", "name", "forget", "cluster", "name-clusters", "encrypt", "log", "verify", "identify", "compare", "groups"}

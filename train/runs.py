@@ -1,9 +1,9 @@
 """Run folders: what a training was told, what it measured, and where it can go on.
 
-    config.json      the settings, as given
-    metrics.jsonl    one object an epoch
-    checkpoints/     everything that resuming needs
-    encoder.keras    the network after the last whole epoch (detector.keras: of train/detector)
+config.json      the settings, as given
+metrics.jsonl    one object an epoch
+checkpoints/     everything that resuming needs
+encoder.keras    the network after the last whole epoch (detector.keras: of train/detector)
 """
 
 import json

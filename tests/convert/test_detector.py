@@ -42,6 +42,7 @@ def made(run_, astronaut, tmp_path_factory):
     patch = pytest.MonkeyPatch()
     patch.setattr(distil, "material", lambda given: distil.Material(Sources([photo], nobody), [photo], nobody))
     patch.setattr(detector, "CALIBRATION", 4)
+    patch.setattr(detector, "SIZES", {bundle.DETECTOR: (96, 128), "detector_64x80.tflite": (80, 64)})  # the real ones take their time
     out = tmp_path_factory.mktemp("bundles") / "a-detector"
     yield detector.make_bundle(detector.Settings(run_.path), out, quantize.Told("a test", "0", detector.TAUGHT, "none"))
     patch.undo()
@@ -70,8 +71,8 @@ def test_everything_maps_and_the_file_is_small(made):
 def test_int8_says_what_the_float_network_says(made, astronaut):
     """Where it matters: cells that may be faces, and their geometry."""
     net = network.load(str(made.path / "detector.keras"))
-    picture = scenes.faces.framed(read_picture(astronaut), 240, 320)[0]
-    wanted = network.maps(network.folded(net, 240, 320), cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)[None])
+    picture = scenes.faces.framed(read_picture(astronaut), 96, 128)[0]
+    wanted = network.maps(network.folded(net, 96, 128), cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)[None])
     device = OmokageDetector(made.model)
     device.detect(picture)
     for stride, (heat, far) in wanted.items():

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from device.align import align
+from device.boxes import iou
 from device.camera import open_source, read_picture
-from device.detect import YunetDetector, add_arguments, open_detector
+from device.detect import BlazefaceDetector, Detection, YunetDetector, add_arguments, differs, of_arguments, open_detector
 from device.program import InputError
 
 MIRRORED = [1, 0, 2, 4, 3]  # what a landmark becomes in a mirror
@@ -122,3 +123,60 @@ def test_mtcnn_gets_rgb(mtcnn, monkeypatch):
 
     monkeypatch.setattr(mtcnn, "_net", Spy())
     assert mtcnn.detect(np.full((600, 600, 3), (250, 100, 10), np.uint8)) == []
+
+
+@pytest.fixture(scope="module")
+def blazeface(data):
+    return BlazefaceDetector(data / "edgetpu" / "pairs" / "zye_face_detection_front_128_full_integer_quant" / "model.tflite")
+
+
+@pytest.mark.parametrize("photo", ["astronaut", "grace_hopper"])
+def test_blazeface_agrees_with_mtcnn(blazeface, mtcnn, photo, request):
+    """Its mouth is one point, of which the corners are made."""
+    image = np.ascontiguousarray(read_picture(request.getfixturevalue(photo))[:320, 90:410])  # it is for faces near the camera
+    (face,), (other,) = blazeface.detect(image), mtcnn.detect(image)
+    apart = np.linalg.norm(face.landmarks - other.landmarks, axis=1) / np.linalg.norm(other.landmarks[1] - other.landmarks[0])
+    assert apart.max() < 0.3
+    assert iou(np.array([face.box]), np.array([other.box]))[0, 0] > 0.4
+
+
+def test_blazeface_takes_any_frame(blazeface):
+    rng = np.random.default_rng(0)
+    for shape in ((1, 1, 3), (2, 3), (1, 3000, 3), (700, 1, 3), (480, 640, 4)):
+        for face in blazeface.detect(rng.integers(0, 256, shape, np.uint8)):
+            assert np.isfinite(face.row).all()
+
+
+def test_a_detection_comes_back_from_its_row():
+    face = Detection((1.5, 2.0, 30.0, 40.0), np.arange(10, dtype=np.float32).reshape(5, 2), 0.5)
+    again = Detection.of(face.row)
+    assert (again.box, again.score) == (face.box, face.score)
+    np.testing.assert_array_equal(again.landmarks, face.landmarks)
+
+
+def test_models_that_are_others_are_told(data, bundle_path, tmp_path):
+    for name, model, wrong in (
+        ("blazeface", None, "BlazeFace needs its model"),
+        ("blazeface", bundle_path / "encoder.tflite", "is not BlazeFace"),
+        ("blazeface", tmp_path / "none.tflite", "cannot be read"),
+        ("omokage", tmp_path, "is not a bundle"),
+    ):
+        with pytest.raises(InputError, match=wrong):
+            open_detector(name, model)
+
+
+def test_templates_of_another_detector_are_told_of(mtcnn):
+    assert differs({}, mtcnn) is None and differs({"mtcnn": 4}, mtcnn) is None
+    told = differs({"mtcnn": 4, "yunet": 3, "omokage": 1}, mtcnn)
+    assert told and "of 8 templates 1 with omokage and 3 with yunet" in told and "with mtcnn now" in told
+
+
+def test_options_for_small_faces_and_still_scenes():
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    args = parser.parse_args(["--detector", "mtcnn", "--min-face", "30", "--skip-still"])
+    detector = of_arguments(args)
+    assert (detector.name, detector.size) == ("mtcnn", 640)
+    assert detector.detect(np.zeros((90, 120, 3), np.uint8)) == []
+    with pytest.raises(InputError, match="--min-face"):
+        of_arguments(parser.parse_args(["--detector", "mtcnn", "--min-face", "0"]))

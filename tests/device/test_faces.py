@@ -12,7 +12,10 @@ LANDMARKS = np.array([(90, 70), (110, 70), (100, 82), (92, 95), (108, 95)], np.f
 def nothing():
     """Maps in which nobody is."""
     return {
-        stride: (np.full((HEIGHT // stride, WIDTH // stride), -9.0, np.float32), np.zeros((HEIGHT // stride, WIDTH // stride, 14), np.float32))
+        stride: (
+            np.full((HEIGHT // stride, WIDTH // stride), -9.0, np.float32),
+            np.zeros((HEIGHT // stride, WIDTH // stride, 14), np.float32),
+        )
         for stride in faces.STRIDES
     }
 

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import beta, binom
 
@@ -15,6 +15,7 @@ def unit(rows: np.ndarray) -> np.ndarray:
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
 
+@settings(deadline=None)
 @given(strangers=st.integers(1, 20000), far=st.floats(1e-4, 0.3))
 def test_the_rank_is_the_largest_whose_share_is_below_the_rate_with_confidence(strangers: int, far: float):
     """By the definition: the share above the k-th highest of n follows Beta(k, n - k + 1)."""
@@ -23,6 +24,7 @@ def test_the_rank_is_the_largest_whose_share_is_below_the_rate_with_confidence(s
     assert k == strangers or beta.cdf(far, k + 1, strangers - k) < openset.CONFIDENCE + 1e-9
 
 
+@settings(deadline=None)
 @given(far=st.floats(1e-5, 0.5))
 def test_as_many_strangers_as_needed_show_a_rate_and_one_less_does_not(far: float):
     assert openset.rank(openset.needed(far), far) >= 1

@@ -137,6 +137,34 @@ def test_a_running_recogniser_sees_who_is_enrolled_meanwhile(watch, astronaut: P
     assert seen == ["gallery-empty", None, "gallery-reloaded", "Eileen Collins"]
 
 
+def test_strangers_are_remembered_if_one_asks_for_it(watch, call, enrolled: Path, astronaut: Path, grace_hopper: Path):
+    told, _ = watch("--source", grace_hopper)
+    assert "unknown" not in told[0]
+    for _ in range(2):
+        told, _ = watch("--source", grace_hopper, "--remember-unknowns")
+        assert [event["unknown"] for event in told] == [{"number": 1, "visits": 1}] * 2
+    told, _ = watch("--source", astronaut, "--remember-unknowns", 7)
+    assert told[0]["name"] == "Eileen Collins" and "unknown" not in told[0]
+    _, out, err = call("--source", grace_hopper, "--remember-unknowns")
+    assert "#1 seen: unknown-1, 1st visit, at best Eileen Collins" in out[0] and any("it is unknown-1, 1st visit" in line for line in err)
+    assert enroll.main(["name", "unknown-1", "Grace"]) == 0
+    told, _ = watch("--source", grace_hopper, "--remember-unknowns")
+    assert told[-1]["name"] == "Grace"
+    assert enroll.main(["ignore", str(grace_hopper)]) == 0
+    told, _ = watch("--source", grace_hopper, "--remember-unknowns")
+    assert told[-1]["name"] is None and "unknown" not in told[-1]
+
+
+def test_an_encrypted_gallery_needs_its_key(call, watch, astronaut: Path, tmp_path: Path):
+    key = tmp_path / "key"
+    key.write_bytes(bytes(range(32)))
+    assert enroll.main(["add", "Eileen Collins", str(astronaut), "--key-file", str(key)]) == 0
+    told, _ = watch("--source", astronaut, "--key-file", key)
+    assert told[0]["name"] == "Eileen Collins"
+    status, _, err = call("--source", astronaut)
+    assert status == 4 and "is encrypted: give its key with --key-file" in err[-1]
+
+
 def test_readable_lines_without_json(call, enrolled: Path, astronaut: Path):
     status, out, err = call("--source", astronaut)
     assert status == 0

@@ -40,7 +40,9 @@ def frame_with(*squares, height=450, width=800):
 def test_small_and_large_faces_are_found_once_and_in_place():
     squares = [(2, 4, 12), (350, 215, 15), (785, 435, 15), (100, 50, 250)]
     found = TiledDetector(Squares(), 12).detect(frame_with(*squares))
-    np.testing.assert_allclose(sorted(detection.box for detection in found), sorted((x, y, side, side) for x, y, side in squares), atol=1e-3)
+    np.testing.assert_allclose(
+        sorted(detection.box for detection in found), sorted((x, y, side, side) for x, y, side in squares), atol=1e-3
+    )
     for detection in found:
         np.testing.assert_allclose(detection.landmarks[0], detection.box[:2], atol=1e-3)
 

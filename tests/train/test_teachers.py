@@ -29,9 +29,7 @@ def tiny(path, size=112, first="n", channels_last=True):
     node = helper.make_node("ReduceMean", ["image"], ["embedding"], axes=axes, keepdims=0)
     image = helper.make_tensor_value_info("image", TensorProto.FLOAT, shape)
     rows = helper.make_tensor_value_info("embedding", TensorProto.FLOAT, [first, 3])
-    model = helper.make_model(
-        helper.make_graph([node], "tiny", [image], [rows]), opset_imports=[helper.make_opsetid("", 13)], ir_version=8
-    )
+    model = helper.make_model(helper.make_graph([node], "tiny", [image], [rows]), opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
     onnx.save(model, str(path))
     return str(path)
 

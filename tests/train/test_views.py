@@ -119,6 +119,7 @@ def test_one_matrix_is_what_the_separate_steps_give():
     result = v.colours(seeds, tf.constant(images), settings).numpy()
     luma, yiq = np.array(v.LUMA), np.array(v.YIQ)
     for n, image in enumerate(images):
+
         def draw(i, low, high, n=n):
             return float(tf.random.stateless_uniform((4,), seeds[i], low, high)[n])
 

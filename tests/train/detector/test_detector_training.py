@@ -35,7 +35,7 @@ def material(astronaut):
 
 def test_scenes_of_an_epoch_are_made_ahead_and_are_the_same(settings, material):
     composer = Composer(material.sources, settings)
-    first = [batch for batch in composer.batches(0)]
+    first = list(composer.batches(0))
     assert [tuple(array.shape) for array in first[0]] == [(2, 64, 96, 3), (2, scenes.MOST, 15), (2, scenes.MOST)]
     assert len(first) == len(composer.batches(1)) == 2
     again = Composer(material.sources, settings)
@@ -85,16 +85,16 @@ def test_a_run_is_written_and_goes_on(settings, material, tmp_path, monkeypatch)
 @pytest.mark.slow
 def test_it_learns_a_face(settings, material):
     """One picture by heart: the heat is greatest where the face is, and the landmarks are where they are."""
-    model = distil.build(replace(settings, rate=5e-3, epochs=30, warmup=0.0))
-    picture, seen = distil.framed(material.judged[0], 64, 96)
-    rows, kinds = np.zeros((2, scenes.MOST, 15), np.float32), np.zeros((2, scenes.MOST), np.int32)
+    model = distil.build(replace(settings, height=96, width=128, rate=2e-3, epochs=75, warmup=0.1))
+    picture, seen = distil.framed(material.judged[0], 96, 128)
+    rows, kinds = np.zeros((1, scenes.MOST, 15), np.float32), np.zeros((1, scenes.MOST), np.int32)
     rows[:, 0], kinds[:, 0] = seen.rows[0], scenes.FACE
-    batch = np.stack([picture, picture]), rows, kinds
-    model.fit(tf.data.Dataset.from_tensors(batch).repeat(60), verbose=0)
+    batch = picture[None], rows, kinds
+    model.fit(tf.data.Dataset.from_tensors(batch).repeat(150), verbose=0)
     maps = model.net(encoders.scale(batch[0]), training=True)  # the moving averages of BatchNorm lag behind
     heat, geometry = maps["heat8"].numpy()[0, ..., 0], maps["geometry8"].numpy()[0]
     found = faces.decode({8: (np.where(heat == heat.max(), 3.0, -9.0), geometry)}, 0.5)
-    np.testing.assert_allclose(found[0, :14], seen.rows[0, :14], atol=2)
+    np.testing.assert_allclose(found[0, :14], seen.rows[0, :14], atol=1)
 
 
 def test_bad_settings_are_told(settings, tmp_path, capsys):
@@ -108,7 +108,10 @@ def test_bad_settings_are_told(settings, tmp_path, capsys):
 
 
 def test_missing_photos_and_teachers_write_nothing(tmp_path, data, yunet, capsys):
-    for given in (["--photos", tmp_path / "none.zip", "--teacher", yunet], ["--photos", data / "wild.zip", "--teacher", tmp_path / "x.onnx"]):
+    for given in (
+        ["--photos", tmp_path / "none.zip", "--teacher", yunet],
+        ["--photos", data / "wild.zip", "--teacher", tmp_path / "x.onnx"],
+    ):
         assert distil.main([*map(str, given), "--out", str(tmp_path / "run")]) == 2
     assert not (tmp_path / "run").exists()
     assert len(capsys.readouterr().err.splitlines()) == 2

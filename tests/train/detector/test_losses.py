@@ -24,7 +24,7 @@ def wanted(rows, kinds, stride):
 def test_the_heat_is_a_bump_at_the_centre():
     found = wanted([row(40, 30, 24, 28)], [FACE], 8)
     down, across = np.unravel_index(found["heat"].argmax(), found["heat"].shape)
-    assert (down, across) == (int(44 // 8), int(52 // 8))
+    assert (down, across) == (44 // 8, 52 // 8)
     assert found["heat"][down, across] == 1 and (found["heat"] == 1).sum() == 1
     spread = max(losses.SPREAD * np.sqrt(24 * 28) / 8, losses.LEAST_SPREAD)
     assert found["heat"][down, across + 1] == pytest.approx(np.exp(-1 / (2 * spread**2)))
