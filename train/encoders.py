@@ -214,16 +214,19 @@ def whitened(model: keras.Model, crops: np.ndarray, shrink: float = 0.1) -> kera
     return target
 
 
-def fitted(model: keras.Model, crops: np.ndarray, wanted: np.ndarray, shrink: float = 1e-3) -> keras.Model:
+def fitted(model: keras.Model, crops: np.ndarray, wanted: np.ndarray, shrink: float | None = None) -> keras.Model:
     """The same encoder with its last layer replaced by the ridge regression of `wanted` float32 [N, D] on `crops`.
 
     So a tuning does not spend its first steps, and the layers below, on the scale and turn of the new targets (linear
-    probing, then fine-tuning: Kumar et al. 2022, arXiv:2202.10054). `shrink` is a share of the features' mean variance.
+    probing, then fine-tuning: Kumar et al. 2022, arXiv:2202.10054). `shrink` is a share of the features' mean variance, by
+    default the features for each crop: with few crops there is little to learn. Not for a network that has learnt nothing:
+    its BatchNorm statistics are still those of no data, and its features another function than in training.
     """
     features = outputs(keras.Model(model.input, model.get_layer(EMBEDDING).input), crops).reshape(len(crops), -1)
     centre, middle = features.mean(axis=0), wanted.mean(axis=0)
     moments = (features - centre).T @ (features - centre)
-    moments += shrink * np.trace(moments) / len(moments) * np.eye(len(moments))
+    penalty = len(moments) / len(crops) if shrink is None else shrink
+    moments += penalty * np.trace(moments) / len(moments) * np.eye(len(moments))
     kernel = np.linalg.solve(moments, (features - centre).T @ (wanted - middle))
     target = resized(model, model.input_shape[1])
     last = target.get_layer(EMBEDDING)

@@ -226,7 +226,7 @@ def build(given: Material, settings: Settings) -> Student:
     with encoders.precision(settings.precision):
         encoder = start(settings)
         if given.teacher is not None:
-            encoder = _facing(encoder, given)
+            encoder = _facing(encoder, given, settings.init != RANDOM)
     teacher = _seeing(settings) if settings.consistent_teacher else None
     student = Student(frozen(encoder, settings.freeze) if settings.freeze else encoder, terms_, teacher, settings.mix)
     steps = settings.epochs * len(batches(given, settings, 0))
@@ -235,12 +235,15 @@ def build(given: Material, settings: Settings) -> Student:
     return student
 
 
-def _facing(encoder: keras.Model, given: Material) -> keras.Model:
-    """The encoder with its last layer fitted to the teacher's embeddings of some of the crops, standardised as `Distill` has them."""
+def _facing(encoder: keras.Model, given: Material, trained: bool) -> keras.Model:
+    """The encoder, where it is a trained one with its last layer fitted to the teacher's embeddings of some of the crops,
+    standardised as `Distill` has them."""
     assert given.teacher is not None
     if encoder.output_shape[-1] != given.teacher.shape[1]:
         found = f"the student has {encoder.output_shape[-1]} numbers, the teacher {given.teacher.shape[1]}"
         raise InputError(found, "give --dimension as the teacher has it, with --init random")
+    if not trained:
+        return encoder
     mean, deviation = distill.statistics(given.teacher)
     some = slice(None, None, max(len(given.images) // FITTING_CROPS, 1))
     return encoders.fitted(encoder, given.images[some].numpy(), (given.teacher[some] - mean) / deviation)

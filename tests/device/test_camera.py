@@ -440,7 +440,7 @@ def test_a_network_camera_whose_stream_breaks_off_is_opened_again(network_camera
 def test_a_corrupt_picture_of_a_network_camera_is_passed_over(network_camera):
     good, other = jpeg(200), jpeg(50)
     broken = good[:300] + bytes(200) + good[500:]
-    with open_source(network_camera([good] * 8 + [broken, b"no picture at all"] + [other] * 8).url) as source:
+    with open_source(network_camera([good] * 8 + [1.0, broken, b"no picture at all"] + [other] * 8).url) as source:
         means = [frame.image.mean() for frame in source]
     assert means[0] > 190
     assert means[-1] < 100
