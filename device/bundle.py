@@ -38,8 +38,8 @@ class Quantisation:
 
 
 @dataclass(frozen=True)
-class Bundle:
-    """A verified bundle. `manifest` is the parsed manifest.json."""
+class Verified:
+    """What all bundles have. `manifest` is the parsed manifest.json."""
 
     path: Path
     manifest: dict[str, Any]
@@ -47,6 +47,10 @@ class Bundle:
     @property
     def name(self) -> str:
         return self.manifest["name"]
+
+
+class Bundle(Verified):
+    """A verified bundle of an encoder."""
 
     @property
     def encoder(self) -> str:
@@ -74,16 +78,8 @@ class Bundle:
         raise InputError(f"{self.path} holds no threshold for the false-accept rate {far}", f"choose one of {rates}")
 
 
-@dataclass(frozen=True)
-class DetectorBundle:
-    """A verified bundle of a face detector. `manifest` is the parsed manifest.json."""
-
-    path: Path
-    manifest: dict[str, Any]
-
-    @property
-    def name(self) -> str:
-        return self.manifest["name"]
+class DetectorBundle(Verified):
+    """A verified bundle of a face detector."""
 
     @property
     def model(self) -> Path:

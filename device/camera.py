@@ -5,6 +5,7 @@ gives, the newest frame alone is kept, so that a slow consumer sees the present.
 """
 
 import contextlib
+import io
 import itertools
 import logging
 import os
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from importlib import util
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
@@ -36,6 +37,7 @@ LARGEST = 8192  # pixels: the longest side, and its square the most pixels, that
 REDUCED = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
 AHEAD = 4  # frames of a file that lie ready
 BACKOFF = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # seconds before a lost camera is opened again, the last one for good
+LATE = 1.0  # seconds that a video may lag behind its pace and still catch up
 STEADY = 10.0  # seconds for which a camera must work before the back-off starts anew
 TICK = 0.25  # seconds between two calls of `waiting`
 BROKEN = 5  # pictures in a row that cannot be read are the end ...
@@ -161,6 +163,28 @@ def open_source(spec: str, notify: Notify | None = None, waiting: Callable[[], N
     return _video([lambda: _capture(str(path))], spec, unreadable, live=False)
 
 
+def looped(spec: str) -> Source:
+    """The frames of a video again and again, at its own pace and with the time of now, as if a camera saw it.
+
+    Raises InputError for what has no pace of its own.
+    """
+    with open_source(spec) as once:
+        if once.live or once.stills:
+            raise InputError(f"{spec} cannot be played again and again", "name a video")
+        pause = 1 / (once.fps or UNKNOWN_FPS)
+
+    def images() -> Iterator[tuple[str, np.ndarray]]:
+        due = time.monotonic()
+        while True:
+            with open_source(spec) as source:
+                for frame in source:
+                    time.sleep(max(due - time.monotonic(), 0))
+                    due = max(due, time.monotonic() - LATE) + pause
+                    yield frame.source, frame.image
+
+    return Source(spec, images(), live=True, fps=1 / pause)
+
+
 def read_picture(path: Path) -> np.ndarray:
     """A picture as BGR uint8 [H, W, 3], turned as its EXIF data says. Raises InputError.
 
@@ -169,36 +193,59 @@ def read_picture(path: Path) -> np.ndarray:
     """
     path = Path(path)
     _check_file(path)
-    longest, pixels, reducible = _announced(path)
-    factor = next((factor for factor in REDUCED if longest / factor <= LARGEST), 8) if reducible else 1
-    if pixels / factor**2 > LARGEST**2:
-        raise InputError(f"{path} has {pixels / 1e6:.0f} million pixels, too many", f"shrink it to {LARGEST} a side")
-    if factor > 1:
-        logging.getLogger("omokage").warning("%s has %.0f million pixels, it is read at 1/%d of its size", path, pixels / 1e6, factor)
+    with path.open("rb") as file:
+        flag = _flag(file, str(path), LARGEST**2)
     with quiet():
         try:
-            image = cv2.imread(str(path), REDUCED[factor])
+            image = cv2.imread(str(path), flag)
         except cv2.error:  # more pixels than OpenCV reads
             image = None
+    return _readable(image, str(path))
+
+
+def decode_picture(content: bytes, name: str, most: int = LARGEST**2) -> np.ndarray:
+    """The same of a picture that somebody sent under this `name`: JPEG or PNG, of `most` pixels. Nothing else is tried. Raises InputError."""
+    if not content.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")):
+        raise InputError(f"{name} is neither JPEG nor PNG", "convert it to one of them")
+    flag = _flag(io.BytesIO(content), name, most)
+    with quiet():
+        try:
+            image = cv2.imdecode(np.frombuffer(content, np.uint8), flag)
+        except cv2.error:
+            image = None
+    return _readable(image, name)
+
+
+def _flag(file: BinaryIO, name: str, most: int) -> int:
+    """How OpenCV is to read a picture. Raises InputError where it has more than `most` pixels even so."""
+    longest, pixels, reducible = _announced(file)
+    factor = next((factor for factor in REDUCED if longest / factor <= LARGEST), 8) if reducible else 1
+    if pixels / factor**2 > most:
+        raise InputError(f"{name} has {pixels / 1e6:.0f} million pixels, too many", f"shrink it to {int(most**0.5)} a side")
+    if factor > 1:
+        logging.getLogger("omokage").warning("%s has %.0f million pixels, it is read at 1/%d of its size", name, pixels / 1e6, factor)
+    return REDUCED[factor]
+
+
+def _readable(image: np.ndarray | None, name: str) -> np.ndarray:
     if image is None:
-        raise InputError(f"{path} cannot be read as a picture", "convert it to JPEG or PNG")
+        raise InputError(f"{name} cannot be read as a picture", "convert it to JPEG or PNG")
     return image
 
 
-def _announced(path: Path) -> tuple[int, int, bool]:
+def _announced(file: BinaryIO) -> tuple[int, int, bool]:
     """Longer side and pixels of a picture as its header says (0 where it is neither JPEG nor PNG), and whether it is a JPEG."""
-    with path.open("rb") as file:
-        start = file.read(24)
-        if start[:8] == b"\x89PNG\r\n\x1a\n" and len(start) == 24:
-            width, height = struct.unpack(">II", start[16:])
-            return max(width, height), width * height, False
-        file.seek(2)
-        while start[:2] == b"\xff\xd8" and len(head := file.read(4)) == 4 and head[0] == 0xFF:
-            kind, length = head[1], struct.unpack(">H", head[2:])[0]
-            if 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC) and len(size := file.read(5)) == 5:  # a start of frame
-                height, width = struct.unpack(">HH", size[1:])
-                return max(width, height), width * height, True
-            file.seek(length - 2, os.SEEK_CUR)
+    start = file.read(24)
+    if start[:8] == b"\x89PNG\r\n\x1a\n" and len(start) == 24:
+        width, height = struct.unpack(">II", start[16:])
+        return max(width, height), width * height, False
+    file.seek(2)
+    while start[:2] == b"\xff\xd8" and len(head := file.read(4)) == 4 and head[0] == 0xFF:
+        kind, length = head[1], struct.unpack(">H", head[2:])[0]
+        if 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC) and len(size := file.read(5)) == 5:  # a start of frame
+            height, width = struct.unpack(">HH", size[1:])
+            return max(width, height), width * height, True
+        file.seek(max(length - 2, 0), os.SEEK_CUR)
     return 0, 0, False
 
 

@@ -94,14 +94,18 @@ def from_file(source: str, name: str, detector: Detector) -> list[Candidate]:
     if Path(source).suffix.lower() not in PICTURES:
         with open_source(source) as video:
             return from_video(video, name, detector)
-    image = read_picture(Path(source))
+    return [from_picture(read_picture(Path(source)), source, name, detector)]
+
+
+def from_picture(image: np.ndarray, source: str, name: str, detector: Detector) -> Candidate:
+    """The candidate of a photo, BGR uint8 [H, W, 3]. Raises InputError where it shows `name` not at all or not alone."""
     faces = detector.detect(image)
     if not faces:
         raise InputError(f"no face in {source}", f"choose a picture that shows the face of {name} from the front and larger")
     if len(faces) > 1:
         count = "two" if len(faces) == 2 else len(faces)
         raise InputError(f"{count} faces in {source}", f"crop the picture so that only {name} is in it")
-    return [_candidate(image, faces[0], source)]
+    return _candidate(image, faces[0], source)
 
 
 def from_video(video: Source, name: str, detector: Detector) -> list[Candidate]:

@@ -24,77 +24,37 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from device import bundle, coverage, detect, naming, openset, unnamed, vault, verbs
+from device import bundle, coverage, detect, enrolment, naming, openset, unnamed, vault, verbs
 from device.bundle import Bundle
 from device.camera import open_camera
 from device.cluster import METHODS
-from device.collect import CAMERA_SECONDS, Candidate, Skipped, collect, from_video
-from device.coverage import Coverage, choose, cover
+from device.collect import CAMERA_SECONDS, Candidate, collect, from_video
 from device.detect import Detector
 from device.embed import BACKENDS, open_encoder
-from device.gallery import Template, default_path, valid_name
+from device.gallery import Template, default_path
 from device.program import InputError, Parser, run
 from device.verbs import counted, covered_facts, covered_words, done, opened, print_json, say
 
 THREADS = 2
-OF_ONE = 8  # templates from one video
-POOR = 0.5  # a quality below this is worth a word
 
 
 def add(args: argparse.Namespace) -> int:
     if not args.inputs and args.camera is None:
         raise InputError("there is no picture to learn from", "name a photo, a folder or a video, or --camera N")
     used = bundle.find(args.encoder)
-    name, embeddings, names = _before(args, used)
+    there = enrolment.before(args.gallery or default_path(), used, args.name, args.more, vault.find_key(args.key_file))
     detector = _detector(args)
-    candidates, skipped = collect(args.inputs, name, detector)
+    candidates, skipped = collect(args.inputs, there.name, detector)
     if args.camera is not None:
         with open_camera(args.camera) as camera:
             say(f"look into the camera and turn your head a little, for {CAMERA_SECONDS:.0f} seconds")
-            candidates += from_video(camera, name, detector)
+            candidates += from_video(camera, there.name, detector)
     if not candidates:
-        raise _nothing(skipped, name)
-    own = [index for index, owner in enumerate(names) if owner == name]
-    templates, copies = _new(_thinned(_templates(args, used, detector, candidates)), embeddings[own])
-    skipped += copies
-    if not templates:
-        raise InputError(f"nothing new: {copies[0].error.wrong}", "choose other pictures")
+        raise enrolment.nothing(skipped, there.name)
+    templates, skipped = enrolment.chosen(there, _templates(args, used, detector, candidates), skipped)
     with opened(args, create=True) as gallery:
-        total = gallery.add(name, templates, args.more, args.most)
-        covered = cover(entry.template.look for entry in gallery.entries(name) if not entry.template.denies)
-    others = [index for index, owner in enumerate(names) if owner != name]
-    hints = advice(templates, total, used.threshold())
-    hints += doubles(templates, embeddings[others], [names[index] for index in others], name, used.threshold())
-    _tell_added(args, name, len(templates), total, skipped, hints, covered)
+        _tell_added(args, enrolment.add(gallery, there, templates, skipped, used.threshold(), args.more, args.most))
     return 0
-
-
-def advice(templates: Sequence[Template], total: int, threshold: float) -> list[str]:
-    """Hints that make the recognition of a person better, from the new `templates` and how many there are in all."""
-    hints = []
-    if total == 1:
-        hints.append("only 1 template: add pictures with other light and pose (--more)")
-    poor = sorted({template.source for template in templates if template.quality < POOR})
-    hints += [f"{source} is small, blurred, dark or turned away: choose a better picture" for source in poor]
-    embeddings = np.stack([template.embedding for template in templates])  # [N, D]
-    if len(embeddings) > 2:
-        likeness = embeddings @ embeddings.T - 2 * np.eye(len(embeddings))  # [N, N], without each one's own
-        odd = sorted({template.source for template, best in zip(templates, likeness.max(1), strict=True) if best < threshold})
-        hints += [f"{source} looks unlike the other pictures: check that it shows the same person" for source in odd]
-    return hints
-
-
-def doubles(templates: Sequence[Template], embeddings: np.ndarray, names: Sequence[str], name: str, threshold: float) -> list[str]:
-    """Hints that `templates` of `name` look like somebody else: those `embeddings` [N, D] and `names`."""
-    if not len(embeddings):
-        return []
-    likeness = (embeddings @ np.stack([template.embedding for template in templates]).T).max(1)  # [N]
-    best = {other: float(likeness[[owner == other for owner in names]].max()) for other in sorted(set(names))}
-    return [
-        f"{name} looks like {other} ({score:.2f}): if this is one person under two names, enroll.py merge makes one of them"
-        for other, score in best.items()
-        if score >= threshold
-    ]
 
 
 def deny(args: argparse.Namespace) -> int:
@@ -106,7 +66,7 @@ def deny(args: argparse.Namespace) -> int:
     used, detector = bundle.find(args.encoder), _detector(args)
     candidates, skipped = collect([args.photo], "that face", detector)
     if not candidates:
-        raise _nothing(skipped, "that face")
+        raise enrolment.nothing(skipped, "that face")
     with opened(args) as gallery:
         gone = gallery.deny(name, _templates(args, used, detector, candidates))
     what = "is to be ignored" if name is None else f"is not {name}"
@@ -155,17 +115,6 @@ def name_clusters(args: argparse.Namespace) -> int:
     return done(args, f"added {told}{more}{hint}", people=people, ignored=ignored, left=planned.left)
 
 
-def _before(args: argparse.Namespace, used: Bundle) -> tuple[str, np.ndarray, list[str]]:
-    """The name as it is stored, and the embeddings [N, D] and names of those who are there: known before pictures are looked at."""
-    path = args.gallery or default_path()
-    if not path.is_file():
-        if args.more:
-            raise InputError(f"the gallery {path} is not there", "leave --more out to add a new person")
-        return valid_name(args.name), np.zeros((0, used.dimension), np.float32), []
-    with opened(args) as gallery:
-        return gallery.accept(args.name, args.more), *gallery.templates(used)
-
-
 def _detector(args: argparse.Namespace) -> Detector:
     cv2.setNumThreads(THREADS)
     return detect.of_arguments(args)
@@ -174,54 +123,19 @@ def _detector(args: argparse.Namespace) -> Detector:
 def _templates(args: argparse.Namespace, used: Bundle, detector: Detector, candidates: Sequence[Candidate]) -> list[Template]:
     with closing(open_encoder(used, args.backend)) as encoder:
         embeddings = encoder.embed(np.stack([candidate.crop for candidate in candidates]))
-    keep = getattr(args, "keep_crops", False)
-    return [
-        Template(row, used.encoder, used.preprocessing, detector.name, c.quality, c.source, c.look, c.crop if keep else None)
-        for row, c in zip(embeddings, candidates, strict=True)
-    ]
+    return enrolment.templates_of(candidates, embeddings, used, detector.name, getattr(args, "keep_crops", False))
 
 
-def _thinned(templates: Sequence[Template]) -> list[Template]:
-    """The best and most different of each source."""
-    kept: list[Template] = []
-    for source in dict.fromkeys(template.source for template in templates):
-        own = [template for template in templates if template.source == source]
-        chosen = choose(np.stack([template.embedding for template in own]), [template.quality for template in own], OF_ONE)
-        kept += [own[index] for index in chosen]
-    return kept
-
-
-def _new(templates: Sequence[Template], known: np.ndarray) -> tuple[list[Template], list[Skipped]]:
-    """`templates` without those of the very same picture as another one or as one of the `known` embeddings [N, D]."""
-    fresh: list[Template] = []
-    copies: list[Skipped] = []
-    for template in templates:
-        seen = [*known, *(other.embedding for other in fresh)]
-        if any(float(row @ template.embedding) >= coverage.SAME for row in seen):
-            copies.append(Skipped(template.source, InputError(f"{template.source} is there already", "choose another picture")))
-        else:
-            fresh.append(template)
-    return fresh, copies
-
-
-def _nothing(skipped: Sequence[Skipped], name: str) -> InputError:
-    first = skipped[0].error
-    if len(skipped) == 1:
-        return first
-    return InputError(f"none of the {len(skipped)} pictures shows {name} alone (the first: {first.wrong})", first.mend)
-
-
-def _tell_added(
-    args: argparse.Namespace, name: str, added: int, total: int, skipped: Sequence[Skipped], hints: list[str], covered: Coverage
-) -> None:
+def _tell_added(args: argparse.Namespace, done: enrolment.Added) -> None:
     if args.json:
-        reasons = [{"source": entry.source, "reason": entry.error.wrong} for entry in skipped]
-        answer = {"verb": "add", "name": name, "added": added, "skipped": reasons, "templates": total, "advice": hints}
-        print_json(answer | {"coverage": covered_facts(covered)})
+        reasons = [{"source": entry.source, "reason": entry.error.wrong} for entry in done.skipped]
+        answer = {"verb": "add", "name": done.name, "added": done.added, "skipped": reasons, "templates": done.total, "advice": done.hints}
+        print_json(answer | {"coverage": covered_facts(done.covered)})
         return
-    for line in (*(f"skipped: {entry.error.wrong}" for entry in skipped), *hints, f"{name} is {covered_words(covered)}"):
+    told = [f"skipped: {entry.error.wrong}" for entry in done.skipped] + done.hints
+    for line in (*told, f"{done.name} is {covered_words(done.covered)}"):
         say(line)
-    print(f"added {name}: {counted(added)}" + (f", {total} in all" if total != added else ""))
+    print(f"added {done.name}: {counted(done.added)}" + (f", {done.total} in all" if done.total != done.added else ""))
 
 
 class _VerbParser(Parser):

@@ -1,5 +1,6 @@
 """What the recogniser tells the world: the objects of tests/contracts/event.schema.json, and a readable line for each."""
 
+import uuid
 from datetime import datetime, timezone
 from typing import Any
 
@@ -30,13 +31,14 @@ def gone(track: Track, verdict: Verdict, frame: Frame) -> Event:
 def notice(code: str, level: str, message: str, time: datetime | None = None) -> Event:
     """Something about the machine, `level` "info", "warning" or "error"."""
     time = time or datetime.now(timezone.utc)
-    return {"event": "notice", "time": stamp(time), "code": code, "level": level, "message": message}
+    return {"event": "notice", "id": _id(), "time": stamp(time), "code": code, "level": level, "message": message}
 
 
 def _about(kind: str, track: Track, verdict: Verdict, frame: Frame) -> Event:
     runner_up = verdict.runner_up and {"name": verdict.runner_up[0], "score": round(verdict.runner_up[1], 4)}
     return {
         "event": kind,
+        "id": _id(),
         "time": stamp(frame.time),
         "frame": frame.index,
         "source": frame.source,
@@ -50,6 +52,11 @@ def _about(kind: str, track: Track, verdict: Verdict, frame: Frame) -> Event:
         "runner_up": runner_up,
         "box": [round(float(v), 1) for v in track.box],
     } | _stranger(track, verdict)
+
+
+def _id() -> str:
+    """What tells an event from every other, also where it is sent more than once."""
+    return uuid.uuid4().hex
 
 
 def _stranger(track: Track, verdict: Verdict) -> dict[str, Any]:

@@ -1,10 +1,12 @@
 """The gallery: who is known, in one SQLite file. Embeddings, and pictures only where the user keeps crops."""
 
+import contextlib
 import json
 import os
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import cv2
@@ -12,12 +14,13 @@ import numpy as np
 
 from device.bundle import Bundle
 from device.coverage import SAME, Look, choose
-from device.program import InputError, StoredError
+from device.program import InputError, OmokageError, StoredError
 from device.vault import Plain, Sealer, Vault
-from device.visitors import Visitors, packed, unknown_name
+from device.visitors import Visitors, packed, stamp, unknown_name
 
 VARIABLE = "OMOKAGE_GALLERY"
 LONGEST = 200  # characters of a name
+GRACE = 10.0  # minutes for which a withdrawal can be undone
 FEW = 256  # templates that are read one by one
 EMBEDDED = "id, person, embedding, encoder, preprocessing"
 COLUMNS = "template.id, person, denies, embedding, encoder, preprocessing, detector, quality, source, created, yaw, pitch, light, side"
@@ -159,6 +162,12 @@ class Gallery(Visitors):
             ).fetchall()
         return [self._entry(row[:-1], row[-1]) for row in rows]
 
+    def picture(self, number: int) -> np.ndarray | None:
+        """The RGB crop of the template with this number, uint8 [112, 112, 3]; None where none is kept."""
+        with self._reading():
+            row = self._db.execute("SELECT picture FROM crop WHERE template = ?", (number,)).fetchone()
+        return None if row is None else self._crop(row[0])
+
     def accept(self, name: str, more: bool = False) -> str:
         """`name` as it is stored. Raises InputError where `add` would refuse it: not printable, there already or (more) not."""
         name = valid_name(name)
@@ -278,6 +287,55 @@ class Gallery(Visitors):
         self._forget()
         return count
 
+    def withdraw(self, name: str, minutes: float = GRACE) -> int:
+        """Like `remove`, but for so many minutes `undo` brings the person back. Whoever opens the gallery next finishes the removal."""
+        with self._writing("withdraw") as now:
+            person = self._known(name)
+            count = self._count(person)
+            self._db.execute("DELETE FROM person WHERE id = ?", (person,))
+            self._describe(person, f"{count} templates")
+            due = stamp(datetime.fromisoformat(now.replace("Z", "+00:00")) + timedelta(minutes=minutes))
+            step = self._db.execute("SELECT max(id) FROM audit").fetchone()[0]
+            self._db.execute("INSERT INTO state VALUES (?, ?)", (f"withdrawn {step}", json.dumps([due, person, count])))
+        return count
+
+    def withdrawn(self) -> list[str]:
+        """When those who are withdrawn go for good (UTC, ISO 8601), the next one first."""
+        with self._reading():
+            rows = self._db.execute("SELECT value FROM state WHERE key LIKE 'withdrawn %'").fetchall()
+        return sorted(json.loads(value)[0] for (value,) in rows)
+
+    def finish_removals(self, now: datetime | None = None) -> int:
+        """Remove for good who was withdrawn and whose time is over; returns how many that were."""
+        moment = stamp(now or datetime.now(timezone.utc))
+        if not any(due <= moment for due in self.withdrawn()):
+            return 0
+        gone = 0
+        with self._transaction():
+            for key, value in self._db.execute("SELECT key, value FROM state WHERE key LIKE 'withdrawn %'").fetchall():
+                due, person, count = json.loads(value)
+                back = self._db.execute("SELECT 1 FROM person WHERE id = ?", (person,)).fetchone()
+                if due > moment and not back:
+                    continue
+                self._db.execute("DELETE FROM state WHERE key = ?", (key,))
+                if not back:  # else it was undone
+                    self._db.execute("DELETE FROM undo WHERE step <= ?", (int(key.split()[1]),))
+                    row = (moment, "remove", person, f"{count} templates")
+                    self._db.execute("INSERT INTO audit (time, verb, person, detail) VALUES (?, ?, ?, ?)", row)
+                    gone += 1
+            if gone:
+                self._db.execute("DELETE FROM state WHERE key LIKE 'derived %'")
+                self._to_forget(moment)
+                for copy in self.old_copies():
+                    copy.unlink()
+        self._finish_forgetting()
+        return gone
+
+    def _expire(self) -> None:
+        super()._expire()
+        with contextlib.suppress(OmokageError):  # what is in the way is left to the next time
+            self.finish_removals()
+
     def reembed(self, bundle: Bundle, embed: Callable[[np.ndarray], np.ndarray], drop: bool = False) -> tuple[int, int]:
         """Make every template again with the encoder of `bundle`, from the crops that are kept: how many, and how many were dropped.
 
@@ -306,26 +364,51 @@ class Gallery(Visitors):
                 self._db.execute("UPDATE template SET embedding = ?, encoder = ? WHERE id = ?", (sealed, bundle.encoder, number))
         return len(whole), len(rows) - len(whole)
 
-    def enrol(self, number: int, name: str, more: bool = False, most: int | None = None) -> int:
-        """Make a person of the unknown with this `number`, from what was seen, or with `more` give it to one who is there.
+    def enrol(self, numbers: int | Sequence[int], name: str, more: bool = False, most: int | None = None) -> int:
+        """Make a person of the unknown with this number (of all with these, if they are one), from what was seen, or with `more` give
+        it to one who is there.
 
         Returns how many templates that person has now. Raises InputError (nobody has that number; `accept` says what else) or
         StoredError (seen by another encoder).
         """
         with self._writing("name") as now:
             name = self.accept(name, more)
-            seen = self.seen(number)
-            templates = [Template(t.embedding, t.encoder, t.preprocessing, t.detector, t.quality, unknown_name(number)) for t in seen]
+            templates, told = self._ended(numbers)
             self._fits(templates)
             person = self._touched(name, now)
             self._insert(person, templates, now)
             if most is not None:
                 self._thin(person, most)
-            with self._undoably():
+            self._describe(person, f"{told}, {len(templates)} templates")
+            return self._count(person)
+
+    def dismiss(self, numbers: int | Sequence[int]) -> int:
+        """Remember that these unknowns are nobody who matters, as `deny` does of a photo; returns how many templates say so.
+
+        Raises what `enrol` raises.
+        """
+        with self._writing("ignore") as now:
+            templates, told = self._ended(numbers)
+            self._fits(templates)
+            self._insert(None, [replace(template, denies=True) for template in templates], now)
+            self._describe(None, f"{told}, {len(templates)} templates")
+            return len(templates)
+
+    def _ended(self, numbers: int | Sequence[int]) -> tuple[list[Template], str]:
+        """Take unknowns out of those who are remembered, within a verb: what was seen of them, and their names."""
+        chosen = [numbers] if isinstance(numbers, int) else sorted(set(numbers))
+        if not chosen:
+            raise InputError("no unknown is named", "choose one at least")
+        templates = [
+            Template(t.embedding, t.encoder, t.preprocessing, t.detector, t.quality, unknown_name(number))
+            for number in chosen
+            for t in self.seen(number)
+        ]
+        with self._undoably():
+            for number in chosen:
                 self._db.execute("DELETE FROM trace WHERE unknown = ?", (number,))
                 self._db.execute("DELETE FROM unknown WHERE id = ?", (number,))
-            self._describe(person, f"{unknown_name(number)}, {len(templates)} templates")
-            return self._count(person)
+        return templates, ", ".join(map(unknown_name, chosen))
 
     def encrypt(self, key: bytes | None) -> None:
         """Seal all under `key`, or with None under none, and wipe what was there. Cannot be undone."""

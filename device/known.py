@@ -20,20 +20,27 @@ from device.program import InputError, OmokageError
 CLASSIFIERS = ("knn", "svm")
 ADAPTED = "adapted"  # takes a head, which not every bundle has (device/adapt.py)
 NEGATIVES = 4  # every fourth of the cohort teaches the SVM who nobody is; the others, whom it never met, make its threshold
+FAR_SETTING = "far"  # the false-accept rate that the gallery's owner has set
 POLL = 0.25  # seconds between two looks at the gallery
 LARGE = 3000  # templates from which what strangers score is kept in the gallery: a Raspberry Pi takes a second for it
+
+
+def chosen_far(gallery: Gallery | None) -> float | None:
+    """The false-accept rate that the gallery's owner has set, None where none is."""
+    word = gallery.setting(FAR_SETTING) if gallery else None
+    return None if word is None else openset.rate(word)
 
 
 class Judge:
     """Makes deciders of templates, for one `cohort`, false-accept rate and classifier ("knn", "svm" or ADAPTED, with its `head`).
 
-    `usual` is the threshold where there is nobody, or no cohort, to go by.
+    `usual` is the threshold where there is nobody, or no cohort, to go by. `far` may be changed: the next decider goes by it.
     """
 
     def __init__(self, cohort: Cohort, usual: float, far: float = FAR, classifier: str = "knn", head: Head | None = None):
         self.svm = classifier == "svm"
         self._head = head if classifier == ADAPTED else None
-        self._cohort, self._usual, self._far = cohort, usual, far
+        self._cohort, self._usual, self.far = cohort, usual, far
         negative = np.arange(len(cohort.embeddings)) % NEGATIVES == 0
         self._negatives = cohort.embeddings[negative]
         self._unmet = cohort.embeddings[~negative] if self.svm else cohort.embeddings
@@ -84,13 +91,14 @@ class Judge:
         if not len(names) or not len(self._unmet):
             return OpenSet(classifier, self._usual, denials=denials), None
         evidence = self.evidence(classifier, embeddings, names)
-        found = evidence.threshold(self._far)
+        found = evidence.threshold(self.far)
         return OpenSet(classifier, found.known, found.review, evidence.calibration(), denials), found
 
 
 class Known:
     """The decider of the gallery at `path`, which others may change at any time, and which may not be there yet.
 
+    `usual_far` is the rate where the gallery has no setting FAR_SETTING; None: the judge's rate holds, whatever is set.
     `notify` gets a code, a message and a level: of a promise that cannot be shown, a gallery that was loaded again or cannot be.
     Raises what Gallery does where it cannot be opened now.
     """
@@ -103,8 +111,10 @@ class Known:
         notify: Callable[..., None],
         clock: Callable[[], float] = time.monotonic,
         key: bytes | None = None,
+        usual_far: float | None = None,
     ):
-        self.people = 0
+        self.names: list[str] = []  # of those who are known, each once
+        self._usual_far = usual_far
         self._key = key
         self._path, self._used, self._judge, self._notify, self._clock = path, used, judge, notify, clock
         self._gallery: Gallery | None = None
@@ -115,6 +125,10 @@ class Known:
         self._first = True  # what strangers score is not known yet
         self._is_new()
         self.decider = self._load()
+
+    @property
+    def people(self) -> int:
+        return len(self.names)
 
     def detectors(self) -> dict[str, int]:
         """How many of the templates were made with each detector."""
@@ -167,7 +181,9 @@ class Known:
             embeddings = np.zeros((0, self._used.dimension), np.float32)
         else:
             (embeddings, names), denied = self._gallery.templates(self._used), self._gallery.denied(self._used)
-        self.people = len(set(names))
+        self.names = sorted(set(names))
+        if self._usual_far is not None:
+            self._judge.far = chosen_far(self._gallery) or self._usual_far
         classifier = self._classifier(embeddings, names)
         known = self._recall(classifier)
         decider, threshold = self._judge.judge(embeddings, names, classifier, denied)

@@ -22,7 +22,6 @@ from device.decide import Decider, Verdict, one_name_each
 from device.detect import Detection, Detector
 from device.embed import Encoder
 from device.events import Event
-from device.harvest import Harvest
 from device.quality import USEFUL, Quality, assess
 from device.track import CONFIRM, Cuts, Evidence, Track, Tracker
 from device.visitors import Stranger
@@ -44,6 +43,18 @@ class Memory(Protocol):
     def part(self, stranger: Stranger, evidence: Evidence, moment: datetime, known: bool) -> None: ...
 
     def poll(self) -> None: ...
+
+
+class Keeper(Protocol):
+    """Is offered the crops of faces (device/harvest.py, device/journal.py)."""
+
+    def take(self, track: Track, frame: Frame, detection: Detection, crop: np.ndarray, quality: float) -> None:
+        """A crop of a track that was embedded: RGB uint8 [112, 112, 3]."""
+        ...
+
+    def end(self, track: Track) -> None:
+        """The track has ended, and its event "gone" follows."""
+        ...
 
 
 class Recogniser:
@@ -75,7 +86,7 @@ class Recogniser:
         self._memory = memory
         self.frames = self.looks = self.faces = self.crops = 0
         self.seconds = dict.fromkeys(STAGES, 0.0)
-        self.harvest: Harvest | None = None  # where crops of those who are not known are kept, if anywhere
+        self.keepers: list[Keeper] = []  # who is offered the crops
         self._like = like
         self._tracker = Tracker(1 if stills else CONFIRM, like)
         self._cuts = Cuts()
@@ -191,8 +202,8 @@ class Recogniser:
             odd = evidence.crops > 0 and self._like is not None and float(embedding @ evidence.embedding) < self._like
             evidence.add(embedding, faces.quality(j))
             track.checked = None if odd else frame.time  # what does not fit in is looked at again
-            if self.harvest:
-                self.harvest.take(track, frame, *faces.picture(j))
+            for keeper in self.keepers:
+                keeper.take(track, frame, *faces.picture(j))
         elif j in faces.poor:
             evidence.see(faces.quality(j))
 
@@ -227,8 +238,8 @@ class Recogniser:
             track.opinion.conclude()
             if self._memory and track.stranger and track.opinion.settled:
                 self._memory.part(track.stranger, track.evidence, track.last_time, known=track.opinion.settled.name is not None)
-            if self.harvest:
-                self.harvest.end(track)
+            for keeper in self.keepers:
+                keeper.end(track)
             if self._last and track.opinion.settled:
                 self._tell(track, self._last)
                 self._events.append(events.gone(track, track.opinion.settled, self._last))

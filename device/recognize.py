@@ -16,6 +16,7 @@ import json
 import logging
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,16 +24,19 @@ from typing import Any
 
 import cv2
 
-from device import bundle, detect, draw, events, openset, vault
-from device.camera import Frame, Source, open_camera, open_source
+from device import bundle, detect, draw, events, journal, logs, openset, receivers, vault
+from device.camera import Frame, Source, looped, open_camera, open_source
 from device.embed import BACKENDS, open_encoder
 from device.events import Event
 from device.gallery import default_path
 from device.harvest import Harvest
+from device.journal import Recorder
 from device.known import ADAPTED, CLASSIFIERS, Judge, Known
+from device.live import Live
 from device.outputs import TOLD, Film, Snapshots, Window
 from device.pipeline import INTERVAL, Recogniser, Sighting
 from device.program import HOLDS_NOT, INTERRUPTED, Parser, run
+from device.receivers import Receivers
 from device.unknowns import DAYS, Unknowns
 from device.watchdog import Watchdog
 
@@ -53,7 +57,8 @@ def build_parser() -> Parser:
     parser.add_argument("--gallery", type=Path, metavar="FILE", help="who is known (default $OMOKAGE_GALLERY, else in ~/.local/share)")
     parser.add_argument("--encoder", metavar="BUNDLE", help="a bundle of models/ or its folder (default: the newest shipped one)")
     parser.add_argument("--backend", choices=BACKENDS, default="auto", help="where the encoder runs (default: %(default)s)")
-    parser.add_argument("--far", type=openset.rate, default=bundle.FAR, metavar="SHARE", help=f"{PROMISE} (default: %(default)s)")
+    told = f"{PROMISE} (default: what the page has set in the gallery, else {bundle.FAR:g})"
+    parser.add_argument("--far", type=openset.rate, metavar="SHARE", help=told)
     parser.add_argument(
         "--classifier",
         choices=(*CLASSIFIERS, ADAPTED),
@@ -73,6 +78,14 @@ def build_parser() -> Parser:
         help=f"give strangers a number that stays, for so many days after their last visit ({DAYS:g} without a number; default: off)",
     )
     vault.add_arguments(parser)
+    parser.add_argument("--loop", action="store_true", help="play a video again and again at its own pace, as if a camera saw it")
+    parser.add_argument("--journal", type=Path, metavar="DIR", help="keep who came by, and show live, for device/serve.py (default: off)")
+    parser.add_argument("--journal-crops", action="store_true", help="keep a picture of each face there too (default: none)")
+    parser.add_argument(
+        "--journal-days", type=_days, default=journal.DAYS, metavar="DAYS", help="and all of it for so long (default: %(default)g)"
+    )
+    receivers.add_arguments(parser)
+    logs.add_arguments(parser)
     parser.add_argument("--json", action="store_true", help="events as JSON lines; the last line on stderr is the summary as JSON")
     parser.add_argument("--show", action="store_true", help="show a window; q or Esc ends, any other key turns to the next photo")
     parser.add_argument("--save", type=Path, metavar="VIDEO", help=f"write the annotated video ({', '.join(draw.CODECS)})")
@@ -98,19 +111,24 @@ def _days(word: str) -> float:
 
 
 class Voice:
-    """Says what happens: events on stdout, and of notices a line in the log too."""
+    """Says what happens: events on stdout and to whoever else is told, and of notices a line in the log too. From any thread."""
 
     def __init__(self, as_json: bool):
+        self.receivers: Receivers | None = None
         self._json = as_json
+        self._lock = threading.RLock()
 
-    def tell(self, event: Event) -> None:
-        print(json.dumps(event, ensure_ascii=False) if self._json else events.line(event), flush=True)
+    def tell(self, event: Event, aloud: bool = True) -> None:
+        with self._lock:
+            if self.receivers:  # first: what was printed will be delivered, whatever happens next
+                self.receivers.tell(event)
+            if aloud:
+                print(json.dumps(event, ensure_ascii=False) if self._json else events.line(event), flush=True)
 
     def notice(self, code: str, message: str, level: str = "warning") -> None:
         event = events.notice(code, level, message)
         logging.getLogger("omokage").log(getattr(logging, level.upper()), events.line(event))
-        if self._json:
-            self.tell(event)
+        self.tell(event, aloud=self._json)
 
 
 class Outputs:
@@ -122,6 +140,8 @@ class Outputs:
         self._window = Window() if args.show else None
         self._snapshots = Snapshots(args.snapshots) if args.snapshots else None
         self._film: Film | None = None
+        self.recorder: Recorder | None = None
+        self.live: Live | None = None
 
     @contextlib.contextmanager
     def filming(self, path: Path | None, source: Source) -> Iterator[None]:
@@ -134,8 +154,17 @@ class Outputs:
             if self._film:
                 self._attempt("video", self._film.close)
 
+    def note(self, news: list[Event]) -> None:
+        """Tell what has happened, and write it down."""
+        for event in news:
+            self._voice.tell(event)
+        if self.recorder:
+            self.recorder.note(news)
+
     def take(self, frame: Frame, sightings: list[Sighting], news: list[Event]) -> bool:
         """Show and keep what there is to see in a frame. Returns whether to go on."""
+        if self.live:
+            self.live.offer(frame.image, sightings)
         told = [event for event in news if event["event"] in TOLD] if self._snapshots else []
         if not (self._film or self._window or told):
             return True
@@ -162,10 +191,12 @@ def recognize(args: argparse.Namespace) -> int:
     outputs = Outputs(args, voice)
     cv2.setNumThreads(THREADS)
     used = bundle.find(args.encoder)
-    judge = Judge.of(used, args.far, args.classifier)
+    judge = Judge.of(used, args.far or bundle.FAR, args.classifier)
+    usual_far = bundle.FAR if args.far is None else None
     path, key = args.gallery or default_path(), vault.find_key(args.key_file)
     with contextlib.ExitStack() as stack:
-        known = stack.enter_context(contextlib.closing(Known(path, used, judge, voice.notice, key=key)))
+        told = voice.receivers = stack.enter_context(contextlib.closing(Receivers(args, path, voice.notice)))
+        known = stack.enter_context(contextlib.closing(Known(path, used, judge, voice.notice, key=key, usual_far=usual_far)))
         encoder = stack.enter_context(contextlib.closing(open_encoder(used, args.backend, voice.notice)))
         detector = detect.of_arguments(args)
         source = stack.enter_context(_open(args, voice, heart))
@@ -175,26 +206,38 @@ def recognize(args: argparse.Namespace) -> int:
                 contextlib.closing(Unknowns(path, used, args.remember_unknowns, detector.name, voice.notice, key))
             )
         recogniser = Recogniser(detector, encoder, known.decider, source.stills, args.interval, like=used.threshold(), memory=unknowns)
-        recogniser.harvest = None if args.harvest is None else Harvest(args.harvest, voice.notice)
+        if args.harvest:
+            recogniser.keepers.append(Harvest(args.harvest, voice.notice))
+        if args.journal:
+            recorder = Recorder(args.journal, used, detector.name, voice.notice, key, args.journal_days, args.journal_crops)
+            outputs.recorder = stack.enter_context(contextlib.closing(recorder))
+            outputs.live = stack.enter_context(contextlib.closing(Live(args.journal / journal.SOCKET)))
+            recogniser.keepers.append(recorder)
         stack.enter_context(outputs.filming(args.save, source))
+        told.people(known.names)
+        told.follow(recogniser)
         if not known.people:
             voice.notice("gallery-empty", EMPTY)
-        elif told := detect.differs(known.detectors(), detector):
-            voice.notice("detector-differs", told)
+        elif differs := detect.differs(known.detectors(), detector):
+            voice.notice("detector-differs", differs)
         heart.ready()
-        interrupted, elapsed = _watch(source, known, recogniser, outputs, voice, heart)
+        interrupted, elapsed = _watch(source, known, recogniser, outputs, voice, heart, told)
         summary = recogniser.summary(used.encoder, elapsed)
-    print(json.dumps(summary) if args.json else events.summary_line(summary), file=sys.stderr)
+    print(json.dumps(summary) if args.json or args.log == "json" else events.summary_line(summary), file=sys.stderr)
     return INTERRUPTED if interrupted else HOLDS_NOT if outputs.failed else 0
 
 
 def _open(args: argparse.Namespace, voice: Voice, heart: Watchdog) -> Source:
     if args.source is None:
         return open_camera(args.camera, voice.notice, heart.beat)
+    if args.loop:
+        return looped(args.source)
     return open_source(args.source, voice.notice, heart.beat)
 
 
-def _watch(source: Source, known: Known, recogniser: Recogniser, outputs: Outputs, voice: Voice, heart: Watchdog) -> tuple[bool, float]:
+def _watch(
+    source: Source, known: Known, recogniser: Recogniser, outputs: Outputs, voice: Voice, heart: Watchdog, told: Receivers
+) -> tuple[bool, float]:
     """Recognise frame by frame until the source, the user in the window or Ctrl-C ends it; was it Ctrl-C, and seconds taken."""
     start, interrupted, broken = time.perf_counter(), False, False
     try:
@@ -202,6 +245,7 @@ def _watch(source: Source, known: Known, recogniser: Recogniser, outputs: Output
             heart.beat()
             if known.poll():
                 recogniser.decider = known.decider
+                told.people(known.names)
             try:
                 news, sightings = recogniser.process(frame)
             except (ValueError, cv2.error) as error:  # no picture, or one that OpenCV cannot work with
@@ -211,31 +255,16 @@ def _watch(source: Source, known: Known, recogniser: Recogniser, outputs: Output
                 broken = True
                 continue
             broken = False
-            for event in news:
-                voice.tell(event)
+            told.frame()
+            outputs.note(news)
             if not outputs.take(frame, sightings, news):
                 break
     except KeyboardInterrupt as interrupt:
         interrupted = not isinstance(interrupt, Terminated)
     elapsed = time.perf_counter() - start
     heart.stopping()
-    for event in recogniser.finish():
-        voice.tell(event)
+    outputs.note(recogniser.finish())
     return interrupted, elapsed
-
-
-@contextlib.contextmanager
-def _logging() -> Iterator[None]:
-    """The log goes to stderr, one plain line after the other."""
-    logger, handler = logging.getLogger("omokage"), logging.StreamHandler()
-    before = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(before)
 
 
 @contextlib.contextmanager
@@ -251,7 +280,7 @@ def _ending_on_sigterm() -> Iterator[None]:
 
 
 def _main(args: argparse.Namespace) -> int:
-    with _logging(), _ending_on_sigterm():
+    with logs.to_stderr(args.log), _ending_on_sigterm():
         return recognize(args)
 
 

@@ -94,10 +94,15 @@ def find_key(path: Path | None = None) -> bytes | None:
     """
     if path is None and os.environ.get(VARIABLE):
         path = Path(os.environ[VARIABLE])
-    if path is None and os.environ.get("CREDENTIALS_DIRECTORY"):
-        credential = Path(os.environ["CREDENTIALS_DIRECTORY"]) / CREDENTIAL
-        path = credential if credential.exists() else None
+    path = path or credential(CREDENTIAL)
     return None if path is None else read_key(path)
+
+
+def credential(name: str) -> Path | None:
+    """The file of a credential that systemd hands to its service (systemd.exec(5)); None where there is none."""
+    folder = os.environ.get("CREDENTIALS_DIRECTORY")
+    path = Path(folder, name) if folder else None
+    return path if path and path.exists() else None
 
 
 def read_key(path: Path) -> bytes:

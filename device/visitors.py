@@ -107,7 +107,7 @@ class Visitors(Store):
 
         It is another visit where the last one was over for GAP.
         """
-        now, expires = _stamp(time), _stamp(time + timedelta(days=days))
+        now, expires = stamp(time), stamp(time + timedelta(days=days))
         with self._transaction():
             row = self._db.execute("SELECT last FROM unknown WHERE id IS ?", (number,)).fetchone()
             if number is None or row is None:  # it was named or forgotten just now
@@ -126,7 +126,7 @@ class Visitors(Store):
     def stay(self, number: int, left: int, trace: Trace, time: datetime) -> None:
         """The visit is over at `time`, and `trace` is better than the one it `left` at first."""
         with self._transaction():
-            self._db.execute("UPDATE unknown SET last = max(last, ?) WHERE id = ?", (_stamp(time), number))
+            self._db.execute("UPDATE unknown SET last = max(last, ?) WHERE id = ?", (stamp(time), number))
             sealed = self._sealer.seal(packed(trace.embedding), _about(number, trace.encoder, trace.preprocessing))
             self._db.execute(
                 "UPDATE trace SET embedding = ?, quality = ? WHERE id = ? AND encoder = ?", (sealed, trace.quality, left, trace.encoder)
@@ -154,7 +154,7 @@ class Visitors(Store):
     def expire(self, now: datetime | None = None) -> None:
         """Delete those whose time is over, so that the files do not hold them any more. What is in the way is left to the next time."""
         with contextlib.suppress(OmokageError):
-            moment = _stamp(now or datetime.now(timezone.utc))
+            moment = stamp(now or datetime.now(timezone.utc))
             with self._reading():
                 due = [number for (number,) in self._db.execute("SELECT id FROM unknown WHERE expires <= ?", (moment,))]
             if due:
@@ -170,7 +170,7 @@ class Visitors(Store):
         rows = [(number,) for number in numbers]
         self._db.executemany("DELETE FROM unknown WHERE id = ?", rows)
         if rows:
-            self._to_forget(_stamp(datetime.now(timezone.utc)))
+            self._to_forget(stamp(datetime.now(timezone.utc)))
 
     def _leave(self, number: int, trace: Trace, now: str) -> int:
         sealed = self._sealer.seal(packed(trace.embedding), _about(number, trace.encoder, trace.preprocessing))
@@ -220,7 +220,8 @@ def _about(number: int | None, encoder: str, preprocessing: int) -> str:
     return f"unknown {number} {encoder} {preprocessing}"
 
 
-def _stamp(time: datetime) -> str:
+def stamp(time: datetime) -> str:
+    """A time as the gallery has it: UTC, ISO 8601, milliseconds."""
     return time.astimezone(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 

@@ -10,7 +10,7 @@ People are the folders that crops lie in (people/ALICE/1.png), or the column ide
 import argparse
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -303,9 +303,7 @@ def finetune(settings: Settings, out: Path, resume: bool = False) -> runs.Run:
 
 def parser() -> Parser:
     result = Parser(__doc__)
-    where = result.add_mutually_exclusive_group(required=True)
-    where.add_argument("--out", type=Path, help="folder of a new run")
-    where.add_argument("--resume", type=Path, help="run folder to go on with; its own settings apply")
+    runs.add_arguments(result, Settings)
     given = result.add_argument
     given("--crops", nargs="+", default=(), help="folders or zips of crops")
     given("--without", help="text file of crops to leave out, one name a line")
@@ -332,28 +330,17 @@ def parser() -> Parser:
     given("--mining", choices=objectives.MINING, help="of triplet (default: its own)")
     given("--people", type=int, default=Settings.people, help="in a batch of pairs or triplets (default %(default)s)")
     given("--pictures", type=int, default=Settings.pictures, help="of each of them (default %(default)s)")
-    given("--batch", type=int, default=Settings.batch, help="where no pairs are formed (default %(default)s)")
-    given("--epochs", type=int, default=Settings.epochs, help="(default %(default)s)")
     given("--steps", type=int, help="of an epoch (default: all crops once); with few crops an epoch is over in a moment")
     given("--rate", type=float, default=Settings.rate, help="learning rate of AdamW (default %(default)s)")
-    given("--warmup", type=float, default=Settings.warmup, help="share of all steps over which the rate rises (default %(default)s)")
-    given("--weight-decay", type=float, default=Settings.weight_decay, help="(default %(default)s)")
-    given("--precision", choices=("float32", "mixed_bfloat16"), default=Settings.precision)
-    given("--seed", type=int, default=Settings.seed)
     given("--probe-crops", help="LFW crops, for a verification probe after each epoch")
     given("--probe-pairs", help="its pairsDevTest.txt")
     return result
 
 
 def _main(args: argparse.Namespace) -> int:
-    if args.resume is not None:
-        settings, out = runs.Run.open(args.resume).settings(Settings), args.resume
-    else:
-        if not args.crops:
-            raise InputError("no crops are named", "add --crops with folders or zips of aligned faces")
-        given = {field.name: getattr(args, field.name) for field in fields(Settings)}
-        settings, out = Settings(**{**given, "crops": tuple(args.crops)}), args.out
-    print(finetune(settings, out, resume=args.resume is not None).encoder)
+    if args.resume is None and not args.crops:
+        raise InputError("no crops are named", "add --crops with folders or zips of aligned faces")
+    print(finetune(*runs.asked(args, Settings), resume=args.resume is not None).encoder)
     return 0
 
 

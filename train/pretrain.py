@@ -9,7 +9,7 @@ The run folder then holds encoder.keras, the settings and the figures of every e
 import argparse
 import math
 import sys
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import tensorflow as tf
@@ -140,9 +140,7 @@ def pretrain(settings: Settings, out: Path, resume: bool = False) -> runs.Run:
 
 def parser() -> Parser:
     result = Parser(__doc__)
-    where = result.add_mutually_exclusive_group(required=True)
-    where.add_argument("--out", type=Path, help="folder of a new run")
-    where.add_argument("--resume", type=Path, help="run folder to go on with; its own settings apply")
+    runs.add_arguments(result, Settings)
     result.add_argument("--crops", nargs="+", default=(), help="folders or zips of crops")
     result.add_argument("--without", help="text file of crops to leave out, one name a line")
     result.add_argument("--limit", type=int, help="use the first N crops only")
@@ -154,28 +152,17 @@ def parser() -> Parser:
     result.add_argument("--size", type=int, default=Settings.size, help="of a view in pixels (default %(default)s)")
     result.add_argument("--area", type=float, default=Settings.area, help="least share of the crop in a view (default %(default)s)")
     result.add_argument("--strength", type=float, default=Settings.strength, help="of the colour jitter (default %(default)s)")
-    result.add_argument("--batch", type=int, default=Settings.batch, help="(default %(default)s)")
-    result.add_argument("--epochs", type=int, default=Settings.epochs, help="(default %(default)s)")
     result.add_argument("--rate", type=float, default=Settings.rate, help="learning rate for a batch of 256 (default %(default)s)")
-    result.add_argument("--warmup", type=float, default=Settings.warmup, help="share of all steps over which the rate rises")
-    result.add_argument("--weight-decay", type=float, default=Settings.weight_decay, help="(default %(default)s)")
     result.add_argument("--momentum", type=float, default=Settings.momentum, help="(default %(default)s)")
-    result.add_argument("--precision", choices=("float32", "mixed_bfloat16"), default=Settings.precision)
-    result.add_argument("--seed", type=int, default=Settings.seed)
     result.add_argument("--probe-crops", help="LFW crops, for a verification probe after each epoch")
     result.add_argument("--probe-pairs", help="its pairsDevTest.txt")
     return result
 
 
 def _main(args: argparse.Namespace) -> int:
-    if args.resume is not None:
-        settings, out = runs.Run.open(args.resume).settings(Settings), args.resume
-    else:
-        if not args.crops:
-            raise InputError("no crops are named", "add --crops with folders or zips of aligned faces")
-        given = {field.name: getattr(args, field.name) for field in fields(Settings)}
-        settings, out = Settings(**{**given, "crops": tuple(args.crops)}), args.out
-    print(pretrain(settings, out, resume=args.resume is not None).encoder)
+    if args.resume is None and not args.crops:
+        raise InputError("no crops are named", "add --crops with folders or zips of aligned faces")
+    print(pretrain(*runs.asked(args, Settings), resume=args.resume is not None).encoder)
     return 0
 
 

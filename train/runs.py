@@ -6,12 +6,13 @@ checkpoints/     everything that resuming needs
 encoder.keras    the network after the last whole epoch (detector.keras: of train/detector)
 """
 
+import argparse
 import json
 import math
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,7 +21,7 @@ import tensorflow as tf
 import tf_keras as keras
 from tqdm import tqdm
 
-from device.program import InputError, OmokageError, StoredError, replacing
+from device.program import InputError, OmokageError, Parser, StoredError, replacing
 from train import encoders, probes
 
 ENCODER = "encoder.keras"
@@ -56,7 +57,7 @@ class Run:
     def settings(self, kind: type[T]) -> T:
         """What the run was started with, a dataclass `kind`. Raises StoredError if it is of another program."""
         try:
-            return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in self.config.items()})
+            return kind(**_tuples(self.config))
         except TypeError as error:
             raise StoredError(f"{self.path / 'config.json'} is not of this program ({error})", "start a new run") from error
 
@@ -72,6 +73,31 @@ class Run:
     def save(self, model: keras.Model, name: str) -> None:
         with replacing(self.path / name) as temporary:
             model.save(temporary, save_format="keras")
+
+
+def add_arguments(parser: Parser, settings: Any) -> None:
+    """The options that every training has, with the defaults of `settings`, its dataclass."""
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--out", type=Path, help="folder of a new run")
+    where.add_argument("--resume", type=Path, help="run folder to go on with; its own settings apply")
+    given = parser.add_argument
+    given("--batch", type=int, default=settings.batch, help="(default %(default)s)")
+    given("--epochs", type=int, default=settings.epochs, help="(default %(default)s)")
+    given("--warmup", type=float, default=settings.warmup, help="share of all steps over which the rate rises (default %(default)s)")
+    given("--weight-decay", type=float, default=settings.weight_decay, help="(default %(default)s)")
+    given("--precision", choices=("float32", "mixed_bfloat16"), default=settings.precision)
+    given("--seed", type=int, default=settings.seed)
+
+
+def asked(args: argparse.Namespace, kind: type[T]) -> tuple[T, Path]:
+    """The settings, a dataclass `kind`, and the folder of the run that is to be begun or gone on with."""
+    if args.resume is not None:
+        return Run.open(args.resume).settings(kind), args.resume
+    return kind(**_tuples({field.name: getattr(args, field.name) for field in fields(kind)})), args.out  # type: ignore[arg-type]
+
+
+def _tuples(given: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
 
 
 def check_free(path: Path) -> None:

@@ -14,7 +14,8 @@ import pytest
 from device import bundle, enroll
 from device.camera import read_picture
 from device.coverage import Look
-from device.enroll import advice, build_parser, doubles, main
+from device.enroll import build_parser, main
+from device.enrolment import advice, doubles
 from device.gallery import Gallery, Template
 from device.visitors import Trace
 

@@ -107,7 +107,7 @@ def test_a_stranger_near_the_threshold_is_to_be_reviewed_and_a_probability_is_to
 ):
     class Careful(recognize.Known):
         def _load(self):
-            self.people = 1
+            self.names = ["Eileen Collins"]
             return OpenSet(Neighbours(*self._gallery.templates(self._used)), 1.0, review=-1.0, probability=lambda score: 0.25)
 
     monkeypatch.setattr(recognize, "Known", Careful)

@@ -11,9 +11,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -199,9 +198,7 @@ def distil(settings: Settings, out: Path, resume: bool = False) -> runs.Run:
 
 def parser() -> Parser:
     result = Parser(__doc__)
-    where = result.add_mutually_exclusive_group(required=True)
-    where.add_argument("--out", type=Path, help="folder of a new run")
-    where.add_argument("--resume", type=Path, help="run folder to go on with; its own settings apply")
+    runs.add_arguments(result, Settings)
     given = result.add_argument
     given("--photos", nargs="+", default=(), help="folders or zips of photos with faces of all sizes")
     given("--teacher", help="YuNet's ONNX file")
@@ -214,26 +211,14 @@ def parser() -> Parser:
     given("--height", type=int, default=Settings.height, help="of a scene in pixels (default %(default)s)")
     given("--width", type=int, default=Settings.width, help="of a scene in pixels (default %(default)s)")
     given("--scenes", type=int, default=Settings.scenes, help="of an epoch (default %(default)s)")
-    given("--batch", type=int, default=Settings.batch, help="(default %(default)s)")
-    given("--epochs", type=int, default=Settings.epochs, help="(default %(default)s)")
     given("--rate", type=float, default=Settings.rate, help="learning rate of AdamW (default %(default)s)")
-    given("--warmup", type=float, default=Settings.warmup, help="share of all steps over which the rate rises (default %(default)s)")
-    given("--weight-decay", type=float, default=Settings.weight_decay, help="(default %(default)s)")
-    given("--precision", choices=("float32", "mixed_bfloat16"), default=Settings.precision)
-    given("--seed", type=int, default=Settings.seed)
     return result
 
 
 def _main(args: argparse.Namespace) -> int:
-    if args.resume is not None:
-        settings, out = runs.Run.open(args.resume).settings(Settings), args.resume
-    else:
-        if not args.photos or not args.teacher:
-            raise InputError("there are no photos, or nobody to learn from", "name them with --photos and --teacher")
-        told = {field.name: getattr(args, field.name) for field in fields(Settings)}
-        given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in told.items()}
-        settings, out = Settings(**given), args.out
-    print(distil(settings, out, resume=args.resume is not None).path / KEPT)
+    if args.resume is None and not (args.photos and args.teacher):
+        raise InputError("there are no photos, or nobody to learn from", "name them with --photos and --teacher")
+    print(distil(*runs.asked(args, Settings), resume=args.resume is not None).path / KEPT)
     return 0
 
 

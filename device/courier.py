@@ -1,0 +1,128 @@
+"""The thread that carries events from the outbox to one receiver, in their order, however often that one goes away."""
+
+import contextlib
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from device.outbox import Letter, Outbox
+
+FIRST, LONGEST = 1.0, 60.0  # seconds before the first attempt to go on after a loss, and between later ones: doubled each time
+STEADY = 10.0  # seconds after which a receiver counts as back for good
+
+
+class Lost(Exception):
+    """The receiver cannot be reached or does not take events now: to be tried again later. Says why."""
+
+
+class Refused(Exception):
+    """The receiver will never take this event. Says why."""
+
+
+class Carrier(Protocol):
+    """How a receiver is reached. All is called in the courier's thread; whatever waits, waits for seconds at most and raises Lost."""
+
+    name: str  # of the receiver in the outbox and in notices: a word
+    address: str  # for people, without secrets
+
+    def open(self) -> None: ...
+
+    def deliver(self, letter: Letter) -> None:
+        """Returns when the receiver has it. Raises Lost or Refused."""
+        ...
+
+    def tend(self) -> float:
+        """Do what else is due; for how many seconds nothing will be. Raises Lost."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Courier:
+    """Delivers what is in `outbox` for `carrier` until it is closed.
+
+    `notify` gets a code, a message and a level: of a receiver that is lost, back, or that refuses an event.
+    """
+
+    def __init__(self, carrier: Carrier, outbox: Outbox, notify: Callable[[str, str, str], None]):
+        self.carrier = carrier
+        self.connected = False
+        self.delivered = 0
+        self._outbox, self._notify = outbox, notify
+        self._wake, self._ending = threading.Event(), threading.Event()
+        self._until = float("inf")
+        self._lost: str | None = None
+        self._thread = threading.Thread(target=self._run, name=f"omokage-{carrier.name}", daemon=True)
+        self._thread.start()
+
+    def wake(self) -> None:
+        """There is something new to do."""
+        self._wake.set()
+
+    def close(self, grace: float) -> None:
+        """End, within `grace` seconds and once all is delivered if the receiver is there."""
+        self._until = time.monotonic() + grace
+        self._ending.set()
+        self.wake()
+        self._thread.join(grace + 1.0)
+
+    def _run(self) -> None:
+        pause = FIRST
+        while True:
+            began = time.monotonic()
+            try:
+                with contextlib.closing(self.carrier):
+                    self.carrier.open()
+                    self._serve()
+                    return
+            except Lost as lost:
+                self._tell_lost(str(lost))
+            finally:
+                self.connected = False
+            self._outbox.settle()
+            pause = FIRST if time.monotonic() - began > STEADY else pause
+            if self._ending.wait(pause * random.uniform(0.5, 1.0)):  # many who lost one broker do not come back all at once
+                return
+            pause = min(2 * pause, LONGEST)
+
+    def _serve(self) -> None:
+        """Deliver until it is time to end. Raises Lost."""
+        self._tell_back()
+        while not (self._ending.is_set() and time.monotonic() > self._until):
+            self._wake.clear()
+            idle = self.carrier.tend()
+            letter = self._outbox.first(self.carrier.name)
+            if letter is not None:
+                self._deliver(letter)
+            elif self._ending.is_set():
+                return
+            else:
+                self._outbox.settle()
+                self._wake.wait(idle)
+
+    def _deliver(self, letter: Letter) -> None:
+        try:
+            self.carrier.deliver(letter)
+            self.delivered += 1
+        except Refused as refused:
+            self._notify(f"{self.carrier.name}-refused", f"{self.carrier.address} refuses event {letter.id}: {refused}", "error")
+        self._outbox.done(letter)
+
+    def _tell_lost(self, why: str) -> None:
+        """Once for each reason, not for every attempt."""
+        if why != self._lost and not self._ending.is_set():
+            waiting = f"events wait in {self._outbox.path} and are sent when it is back"
+            self._notify(f"{self.carrier.name}-lost", f"{self.carrier.address} is lost ({why}): {waiting}", "warning")
+        self._lost = why
+
+    def _tell_back(self) -> None:
+        self.connected = True
+        if self._lost:
+            count = self._outbox.waiting(self.carrier.name)
+            self._notify(f"{self.carrier.name}-back", f"{self.carrier.address} is back, events that waited: {count}", "info")
+        else:
+            logging.getLogger("omokage").info(f"events go to {self.carrier.address}")
+        self._lost = None
