@@ -147,7 +147,7 @@ def open_source(spec: str, notify: Notify | None = None, waiting: Callable[[], N
     answer).
     """
     if "://" in spec:
-        name = re.sub(r"//[^/@]*@", "//", spec)  # without the password
+        name = re.sub(r"//[^/]*@", "//", spec.partition("?")[0])  # without passwords
         timeouts = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, TIMEOUT, cv2.CAP_PROP_READ_TIMEOUT_MSEC, TIMEOUT]
         missing = MissingError(f"{name} gives no picture", "check the address and the network")
         return _video([lambda: _capture(spec, cv2.CAP_FFMPEG, timeouts)], name, missing, True, notify, waiting)
@@ -204,7 +204,7 @@ def read_picture(path: Path) -> np.ndarray:
 
 
 def decode_picture(content: bytes, name: str, most: int = LARGEST**2) -> np.ndarray:
-    """The same of a picture that somebody sent under this `name`: JPEG or PNG, of `most` pixels. Nothing else is tried. Raises InputError."""
+    """The same of a picture that somebody sent under this `name`: JPEG or PNG, of `most` pixels. Raises InputError for all else."""
     if not content.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")):
         raise InputError(f"{name} is neither JPEG nor PNG", "convert it to one of them")
     flag = _flag(io.BytesIO(content), name, most)

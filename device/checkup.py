@@ -13,11 +13,11 @@ import numpy as np
 
 from device import openset
 from device.bundle import FAR, Bundle
-from device.classify import BLOCK, NEIGHBOURS, Neighbours
+from device.classify import BLOCK, NEIGHBOURS, Classifier, Neighbours, left_out
 from device.coverage import Coverage, cover
 from device.gallery import Entry, Gallery
-from device.impostors import left_out
 from device.known import Judge
+from device.normalise import Normalised
 from device.search import Index
 
 POOR = 0.5  # a quality below this is worth a word
@@ -114,14 +114,15 @@ class _Checkup:
         classifier = Neighbours(embeddings, self._owners)
         decider, threshold = Judge.of(used, far).judge(embeddings, self._owners, classifier)
         self.known, self.review = decider.threshold, decider.threshold if threshold is None else threshold.review
+        self._scorer = decider.classifier if isinstance(decider.classifier, Normalised) else classifier
         cohort = openset.load(used)
         self._strangers = None if cohort is None else cohort.embeddings
         self._index = classifier.index
-        self._own = [left_out(self._index.of(name), row) for name, row in zip(self._owners, rows, strict=True)]
         self._rows = rows
+        self._own = [self._among(self._index, place) for place in range(len(rows))]
         # Only what comes near the threshold, or is the best: template -> person -> score.
         self._others: dict[int, dict[str, float]] = defaultdict(dict)
-        for place, person, score in _near(self._index, embeddings, self._owners, self.review):
+        for place, person, score in _near(self._scorer, embeddings, self._owners, self.review):
             self._others[place][person] = score
 
     def suspects(self) -> Iterator[Suspect]:
@@ -156,12 +157,18 @@ class _Checkup:
         index = Index(np.stack([self._rows[place] for place in kept]), [self._owners[place] for place in kept]) if kept else self._index
         for place in kept:
             entry, name = self._entries[place], self._owners[place]
-            own = left_out(index.of(name), self._rows[place])
+            own = self._among(index, place)
             unlike = own is not None and own < self.review
             why = ((ALONE, own is None), (BLURRED, entry.template.quality < POOR), (UNLIKE, unlike))
             if any(holds for _, holds in why):
                 reasons = tuple(reason for reason, holds in why if holds)
                 yield Weak(name, entry.number, entry.template.source, entry.template.quality, own, reasons)
+
+    def _among(self, index: Index, place: int) -> float | None:
+        """What a template scores against its person's others in `index`; None where there are none."""
+        name, row = self._owners[place], self._rows[place]
+        cosine = left_out(index.of(name), row)
+        return None if cosine is None else self._scorer.scored(cosine, name, row)
 
     def _decision(self, score: float) -> str:
         return "known" if score >= self.known else "review"
@@ -174,22 +181,22 @@ class _Checkup:
 
     def _strangers_nearer(self, place: int) -> float | None:
         """The share of the cohort that scores higher than this template against its person's others."""
-        own = self._own[place]
+        templates = self._index.of(self._owners[place])
+        own = left_out(templates, self._rows[place])
         if self._strangers is None or own is None:
             return None
-        templates = self._index.of(self._owners[place])
         rest = templates[np.arange(len(templates)) != (templates == self._rows[place]).all(axis=1).argmax()]
         return float((Index(rest, ["it"] * len(rest)).scores(self._strangers, NEIGHBOURS)[:, 0] >= own).mean())
 
 
-def _near(index: Index, embeddings: np.ndarray, owners: list[str], least: float) -> Iterator[tuple[int, str, float]]:
+def _near(scorer: Classifier, embeddings: np.ndarray, owners: list[str], least: float) -> Iterator[tuple[int, str, float]]:
     """Each template's number, every other person against whom it scores `least` or more, and that score."""
-    step = max(BLOCK // max(len(index), 1), 1)
+    step = max(BLOCK // max(len(embeddings), 1), 1)
     for start in range(0, len(embeddings), step):
-        scores = index.scores(embeddings[start : start + step], NEIGHBOURS)
+        scores = scorer.scores(embeddings[start : start + step])
         for line, column in np.argwhere(scores >= least).tolist():
-            if index.people[column] != owners[start + line]:
-                yield start + line, index.people[column], float(scores[line, column])
+            if scorer.people[column] != owners[start + line]:
+                yield start + line, scorer.people[column], float(scores[line, column])
 
 
 def _rounded(facts: dict[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ class Classifier(Protocol):
     people: list[str]
 
     def scores(self, probes: np.ndarray) -> np.ndarray:
-        """Everybody's score for each of `probes` float32 unit [M, D]: float32 [M, P], -1 to 1."""
+        """Everybody's score for each of `probes` float32 unit [M, D]: float32 [M, P]."""
         ...
 
     def best(self, probe: np.ndarray, most: int = 2) -> list[tuple[str, float]]:
@@ -44,15 +44,22 @@ class Neighbours:
     def scores(self, probes: np.ndarray) -> np.ndarray:
         return self.index.scores(probes, self._k)
 
-    def best(self, probe: np.ndarray, most: int = 2) -> list[tuple[str, float]]:
-        return self.index.best(probe, most, self._k)
+    def best(
+        self, probe: np.ndarray, most: int = 2, slope: np.ndarray | float = 1.0, offset: np.ndarray | float = 0.0
+    ) -> list[tuple[str, float]]:
+        """`slope` and `offset` are Index.best's."""
+        return self.index.best(probe, most, self._k, slope, offset)
+
+    def scored(self, cosine: float, person: str, probe: np.ndarray) -> float:
+        """As device.normalise.Normalised.scored, where there are no strangers to go by: the cosine itself."""
+        return cosine
 
 
 class Planes:
     """A linear SVM a person: the person's templates against everybody else's and against strangers, both sides weighing the same
     (template adaptation: Crosswhite et al. 2016, arXiv:1603.03958, section 3).
 
-    The score is the hyperbolic tangent of the signed distance from the plane in units of its margin: -1 to 1, 0.76 on the margin.
+    The score is the signed distance from the plane in units of its margin: 1 on the margin.
     """
 
     def __init__(self, weights: np.ndarray, biases: np.ndarray, people: Sequence[str]):
@@ -84,7 +91,7 @@ class Planes:
         return cls(weights.astype(np.float32), biases.astype(np.float32), people)
 
     def scores(self, probes: np.ndarray) -> np.ndarray:
-        return np.tanh(probes @ self._weights.T + self._biases)
+        return probes @ self._weights.T + self._biases
 
     def best(self, probe: np.ndarray, most: int = 2) -> list[tuple[str, float]]:
         scores = self.scores(probe[None])[0]
@@ -142,6 +149,12 @@ def rehearse(train: Train, embeddings: np.ndarray, names: Sequence[str]) -> tupl
                 scores = np.delete(scores, own)
             others.extend(scores.max(keepdims=True).tolist() if len(scores) else [])
     return np.array(genuine), np.array(others)
+
+
+def left_out(templates: np.ndarray, probe: np.ndarray) -> float | None:
+    """What one of a person's `templates` [n, D], the `probe`, scores against the others by cosine; None where there are none."""
+    likeness = np.delete(templates @ probe, (templates == probe).all(axis=1).argmax())
+    return float(np.sort(likeness)[-NEIGHBOURS:].mean()) if len(likeness) else None
 
 
 def _folds(names: Sequence[str]) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from device.outbox import Letter, Outbox
 
-FIRST, LONGEST = 1.0, 60.0  # seconds before the first attempt to go on after a loss, and between later ones: doubled each time
+FIRST, LONGEST = 1.0, 30.0  # seconds before the first attempt to go on after a loss, and between later ones: doubled each time
 STEADY = 10.0  # seconds after which a receiver counts as back for good
 
 
@@ -44,7 +44,7 @@ class Carrier(Protocol):
 class Courier:
     """Delivers what is in `outbox` for `carrier` until it is closed.
 
-    `notify` gets a code, a message and a level: of a receiver that is lost, back, or that refuses an event.
+    `notify` gets a code, a message and a level: of a receiver that is lost or back.
     """
 
     def __init__(self, carrier: Carrier, outbox: Outbox, notify: Callable[[str, str, str], None]):
@@ -53,7 +53,7 @@ class Courier:
         self.delivered = 0
         self._outbox, self._notify = outbox, notify
         self._wake, self._ending = threading.Event(), threading.Event()
-        self._until = float("inf")
+        self._until = self._since = float("inf")
         self._lost: str | None = None
         self._thread = threading.Thread(target=self._run, name=f"omokage-{carrier.name}", daemon=True)
         self._thread.start()
@@ -70,9 +70,10 @@ class Courier:
         self._thread.join(grace + 1.0)
 
     def _run(self) -> None:
-        pause = FIRST
-        while True:
-            began = time.monotonic()
+        pause, last = FIRST, False
+        while not last:
+            last = self._ending.is_set()  # once more, in case the receiver has come back during the pause
+            self._since = float("inf")
             try:
                 with contextlib.closing(self.carrier):
                     self.carrier.open()
@@ -80,35 +81,39 @@ class Courier:
                     return
             except Lost as lost:
                 self._tell_lost(str(lost))
+            except Exception as error:  # a client library may raise anything; deliveries go on all the same
+                self._tell_lost(" ".join(f"{type(error).__name__} {error}".split()))
             finally:
                 self.connected = False
             self._outbox.settle()
-            pause = FIRST if time.monotonic() - began > STEADY else pause
-            if self._ending.wait(pause * random.uniform(0.5, 1.0)):  # many who lost one broker do not come back all at once
-                return
+            pause = FIRST if time.monotonic() - self._since > STEADY else pause
+            self._ending.wait(pause * random.uniform(0.5, 1.0))  # many who lost one broker do not come back all at once
             pause = min(2 * pause, LONGEST)
 
     def _serve(self) -> None:
         """Deliver until it is time to end. Raises Lost."""
-        self._tell_back()
         while not (self._ending.is_set() and time.monotonic() > self._until):
             self._wake.clear()
             idle = self.carrier.tend()
             letter = self._outbox.first(self.carrier.name)
             if letter is not None:
                 self._deliver(letter)
-            elif self._ending.is_set():
+            if not self.connected:
+                self._tell_back()
+            if letter is not None:
+                continue
+            if self._ending.is_set():
                 return
-            else:
-                self._outbox.settle()
-                self._wake.wait(idle)
+            self._outbox.settle()
+            self._wake.wait(idle)
 
     def _deliver(self, letter: Letter) -> None:
         try:
             self.carrier.deliver(letter)
             self.delivered += 1
         except Refused as refused:
-            self._notify(f"{self.carrier.name}-refused", f"{self.carrier.address} refuses event {letter.id}: {refused}", "error")
+            # In the log alone: a notice would be an event, and be refused as well.
+            logging.getLogger("omokage").error(f"{self.carrier.address} refuses event {letter.id}, which is given up: {refused}")
         self._outbox.done(letter)
 
     def _tell_lost(self, why: str) -> None:
@@ -119,10 +124,10 @@ class Courier:
         self._lost = why
 
     def _tell_back(self) -> None:
-        self.connected = True
+        self.connected, self._since = True, time.monotonic()
         if self._lost:
             count = self._outbox.waiting(self.carrier.name)
-            self._notify(f"{self.carrier.name}-back", f"{self.carrier.address} is back, events that waited: {count}", "info")
+            self._notify(f"{self.carrier.name}-back", f"{self.carrier.address} is back, events that still wait: {count}", "info")
         else:
             logging.getLogger("omokage").info(f"events go to {self.carrier.address}")
         self._lost = None

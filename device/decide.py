@@ -18,7 +18,8 @@ IGNORED = "it looks like a face that is to be ignored"
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is said about a face. `score` and `threshold` are device.classify's, -1 to 1 (None: there is nothing to compare).
+    """What is said about a face. `score` and `threshold` are -1 to 1: device.normalise's, or cosines where there is no cohort. There
+    is no score where there is nothing to compare.
 
     `why` is a reason other than the score's being above or below the threshold. `stranger`: it is nobody's who is known, as far as
     can be told, and no face to ignore.
@@ -97,13 +98,14 @@ class OpenSet:
         denials: Denials | None = None,
     ):
         self.threshold = threshold
-        self._classifier, self._probability, self._denials = classifier, probability, denials
+        self.classifier = classifier
+        self._probability, self._denials = probability, denials
         self._review = threshold if review is None else review
 
     def decide(self, probe: np.ndarray) -> Verdict:
         """The verdict on an embedding: float32 unit [D]."""
         refuted = self._denials.refuted(probe) if self._denials else set()
-        ranked = self._classifier.best(probe, 2 + len(refuted))
+        ranked = self.classifier.best(probe, 2 + len(refuted))
         why = _refutation(next((name for name, score in ranked if name in refuted and score >= self._review), None))
         ranked = [(name, score) for name, score in ranked if name not in refuted][:2]
         if self._denials:

@@ -99,6 +99,7 @@ def examine(
     encoder: str | None = None,
     backend: str = "auto",
     key_file: Path | None = None,
+    look_at_camera: bool = True,
 ) -> Iterator[Check]:
     """Everything, one check after the other as they are done. Takes some seconds; raises nothing."""
     yield python()
@@ -113,7 +114,8 @@ def examine(
     except OmokageError as error:
         yield Check("bundle", FAIL, error.wrong, error.mend)
     yield from edge_tpu(used, backend)
-    yield _checked("camera", camera, camera_number)
+    if look_at_camera:
+        yield _checked("camera", camera, camera_number)
     yield _checked("gallery", gallery, gallery_path, used, key_file)
     yield clock(used)
     yield temperature()

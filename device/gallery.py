@@ -20,6 +20,7 @@ from device.visitors import Visitors, packed, stamp, unknown_name
 
 VARIABLE = "OMOKAGE_GALLERY"
 LONGEST = 200  # characters of a name
+FAR = "far"  # the setting
 GRACE = 10.0  # minutes for which a withdrawal can be undone
 FEW = 256  # templates that are read one by one
 EMBEDDED = "id, person, embedding, encoder, preprocessing"
@@ -167,6 +168,15 @@ class Gallery(Visitors):
         with self._reading():
             row = self._db.execute("SELECT picture FROM crop WHERE template = ?", (number,)).fetchone()
         return None if row is None else self._crop(row[0])
+
+    def far(self) -> float | None:
+        """The false-accept rate that its owner has set, None where none is."""
+        word = self.setting(FAR)
+        return None if word is None else float(word)
+
+    def set_far(self, share: float) -> None:
+        """Set the false-accept rate, between 0 and 1, that a recogniser goes by which was given none."""
+        self.set(FAR, f"{share:g}")
 
     def accept(self, name: str, more: bool = False) -> str:
         """`name` as it is stored. Raises InputError where `add` would refuse it: not printable, there already or (more) not."""

@@ -1,35 +1,27 @@
 """The journal: who came by in the last days, for the page (device/serve.py) to show and to correct. Off unless it is asked for.
 
 A folder for its owner's eyes alone: journal.db (SQLite; sealed with the gallery's key, where that has one) and live.sock
-(device/live.py). A recogniser writes it, any number of pages read it. A visit is a track: who it was taken for, when, what its
-face looks like to the encoder, and its best crop if crops are to be kept. Visits go after some days, the oldest first if they
-are too many.
+(device/live.py). A recogniser writes it (device/recorder.py), any number of pages read it. A visit is a track: who it was taken
+for, when, what its face looks like to the encoder, and its best crop if crops are to be kept. Visits go after some days, the
+oldest first if they are too many.
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import sqlite3
-import threading
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import cv2
 import numpy as np
 
 from device.bundle import Bundle
-from device.camera import Frame
-from device.detect import Detection
-from device.events import Event
 from device.gallery import Template
 from device.program import InputError, StoredError
-from device.track import Track
 from device.vault import SALT, Broken, Plain, Sealer, Vault
 from device.visitors import packed, stamp
 
@@ -37,9 +29,7 @@ FILE = "journal.db"
 SOCKET = "live.sock"
 DAYS = 7.0
 MOST = 5000  # visits
-SWEEP = 600.0  # seconds between two looks for visits whose time is over
 QUALITY = 88  # of the JPEG of a crop
-TOLD = ("seen", "changed", "gone")
 PATIENCE = 1.0  # seconds for which a camera may wait for others
 
 SCHEMA = (
@@ -85,7 +75,7 @@ class Journal:
     def __init__(self, folder: Path, key: bytes | None = None, create: bool = False):
         self.path = Path(folder) / FILE
         if create:
-            _make(Path(folder))
+            make_folder(Path(folder))
         elif not self.path.is_file():
             raise InputError(f"there is no journal in {folder}", f"start recognize.py with --journal {folder}")
         with self._errors():
@@ -96,7 +86,7 @@ class Journal:
                 self._db.execute("PRAGMA journal_mode = WAL")
                 self._db.execute("PRAGMA synchronous = NORMAL")  # the last visits may be lost with the power, the file is not
                 self._prepare()
-                self._sealer = self._unlocked(key)
+                self._sealer = self._unlocked(key, create)
             except BaseException:
                 self._db.close()
                 raise
@@ -110,8 +100,11 @@ class Journal:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def write(self, run: str, event: Event, embedding: np.ndarray | None, crop: np.ndarray | None) -> None:
-        """Note what an event of TOLD says. `embedding` float32 unit [D] and `crop` RGB uint8 [112, 112, 3] replace what was there."""
+    def write(self, run: str, event: Mapping[str, Any], embedding: np.ndarray | None, crop: np.ndarray | None) -> None:
+        """Note what an event "seen", "changed" or "gone" says (device/events.py).
+
+        `embedding` float32 unit [D] and `crop` RGB uint8 [112, 112, 3] replace what was there.
+        """
         facts = {key: event.get(key) for key in ("name", "score", "quality", "source")} | {"guess": (event["runner_up"] or {}).get("name")}
         sealed = self._sealer.seal(json.dumps(facts, ensure_ascii=False).encode(), "visit")
         face = None if embedding is None else self._sealer.seal(packed(embedding), "face")
@@ -240,8 +233,8 @@ class Journal:
                 self._db.execute(f"PRAGMA user_version = {VERSION}")
             self._db.execute("COMMIT")
 
-    def _unlocked(self, key: bytes | None) -> Sealer:
-        """How this journal is sealed. One that was sealed otherwise than the gallery is now is begun anew: it is no archive."""
+    def _unlocked(self, key: bytes | None, create: bool) -> Sealer:
+        """How this journal is sealed. Who may create it begins it anew where it is sealed otherwise than the gallery: it is no archive."""
         kept = dict(self._db.execute("SELECT key, value FROM fact WHERE key IN ('salt', 'check')").fetchall())
         if key is None and not kept:
             return Plain()
@@ -250,6 +243,8 @@ class Journal:
             with contextlib.suppress(Broken):
                 vault.unseal(kept["check"], "check")
                 return vault
+        if not create:
+            raise StoredError(f"{self.path} is sealed with another key than the gallery", "start the recogniser again: it is begun anew")
         self._db.execute("BEGIN IMMEDIATE")
         self._db.execute("DELETE FROM visit")
         self._db.execute("DELETE FROM fact")
@@ -297,126 +292,18 @@ class Journal:
         return StoredError(f"{self.path} is no journal or is damaged ({reason})", "delete it: it is begun anew")
 
 
-class Recorder:
-    """Writes the visits of one recogniser into the journal in `folder`, by a thread of its own: a slow disk never holds up a camera.
-
-    It hears of crops as a pipeline.Keeper, and of events by `note`. `crops`: the pictures are kept too. `notify` is told, once, that
-    the journal cannot be written. Raises InputError where another recogniser writes to it.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        used: Bundle,
-        detector: str,
-        notify: Callable[..., None],
-        key: bytes | None = None,
-        days: float = DAYS,
-        crops: bool = False,
-    ):
-        self._folder, self._notify, self._days, self._crops = Path(folder), notify, days, crops
-        self._open = lambda: Journal(self._folder, key, create=True)
-        _make(self._folder)
-        self._lock = _lock(self._folder)
-        self._run = f"{time.time_ns():x}"
-        self._best: WeakKeyDictionary[Track, tuple[float, np.ndarray]] = WeakKeyDictionary()
-        self._ended: dict[int, tuple[np.ndarray | None, np.ndarray | None]] = {}
-        self._queue: list[tuple[Event, np.ndarray | None, np.ndarray | None]] = []
-        self._changed, self._closing = threading.Condition(), False
-        self._failure: str | None = None
-        with self._open() as journal:
-            journal.made_by(used.encoder, detector)
-            journal.end_open()
-            journal.expire(days)
-        self._thread = threading.Thread(target=self._work, name="journal", daemon=True)
-        self._thread.start()
-
-    def take(self, track: Track, frame: Frame, detection: Detection, crop: np.ndarray, quality: float) -> None:
-        """Offer a crop of a track: RGB uint8 [112, 112, 3]."""
-        if track not in self._best or self._best[track][0] < quality:
-            self._best[track] = quality, crop
-
-    def end(self, track: Track) -> None:
-        """The track has ended; its event "gone" follows."""
-        self._ended[track.id] = self._face(track)
-
-    def note(self, events: Iterable[Event]) -> None:
-        """Write down what has happened."""
-        for event in events:
-            if event["event"] not in TOLD:
-                continue
-            number = event["track"]
-            face = self._ended.get(number) or next((self._face(track) for track in self._best if track.id == number), (None, None))
-            if event["event"] == "gone":
-                self._ended.pop(number, None)
-            with self._changed:
-                self._queue.append((event, *face))
-                self._changed.notify()
-        failure, self._failure = self._failure, None
-        if failure:
-            self._notify("journal-failed", failure, "error")
-
-    def close(self) -> None:
-        with self._changed:
-            self._closing = True
-            self._changed.notify()
-        self._thread.join(5.0)
-        os.close(self._lock)
-
-    def _face(self, track: Track) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """What the track looks like: embedding and crop."""
-        embedding = track.evidence.embedding if track.evidence.crops else None
-        crop = self._best[track][1] if self._crops and track in self._best else None
-        return embedding, crop
-
-    def _work(self) -> None:
-        told = False
-        due = time.monotonic() + SWEEP
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._queue or self._closing, SWEEP)
-                batch, self._queue = self._queue, []
-                closing = self._closing
-            try:
-                if batch or time.monotonic() > due:
-                    with self._open() as journal:
-                        for entry in batch:
-                            journal.write(self._run, *entry)
-                        if time.monotonic() > due:
-                            due = time.monotonic() + SWEEP
-                            journal.expire(self._days)
-                told = False
-            except (StoredError, InputError) as error:
-                if not told:
-                    self._failure = f"what was seen is not in the journal: {error}"
-                told = True
-            if closing:
-                return
-
-
 def default_folder(gallery: Path) -> Path:
     """Where the journal is kept that goes with a gallery."""
     return gallery.parent / "journal"
 
 
-def _make(folder: Path) -> None:
-    """The folder and an empty file, for their owner alone."""
+def make_folder(folder: Path) -> None:
+    """The journal's folder and an empty file in it, for their owner alone. Raises InputError."""
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         os.close(os.open(folder / FILE, os.O_CREAT | os.O_WRONLY, 0o600))
     except OSError as error:
         raise InputError(f"the journal {folder} cannot be made ({error.strerror})", "name another folder with --journal") from error
-
-
-def _lock(folder: Path) -> int:
-    """Make sure that no other recogniser writes here; the lock goes with the process."""
-    handle = os.open(folder / "lock", os.O_CREAT | os.O_RDWR, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(handle)
-        raise InputError(f"another recogniser writes to the journal {folder}", "end it, or name another folder with --journal") from error
-    return handle
 
 
 def _jpeg(crop: np.ndarray) -> bytes:

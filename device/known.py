@@ -10,25 +10,19 @@ import numpy as np
 from device import adapt, openset
 from device.adapt import Adapted, Head
 from device.bundle import FAR, Bundle
-from device.classify import Classifier, Neighbours, Planes, rehearse, strongest
+from device.classify import Classifier, Neighbours, Planes, rehearse
 from device.decide import Denials, OpenSet
 from device.gallery import Gallery
 from device.impostors import Impostors
+from device.normalise import Normalised
 from device.openset import Cohort, Evidence, Threshold
 from device.program import InputError, OmokageError
 
 CLASSIFIERS = ("knn", "svm")
 ADAPTED = "adapted"  # takes a head, which not every bundle has (device/adapt.py)
 NEGATIVES = 4  # every fourth of the cohort teaches the SVM who nobody is; the others, whom it never met, make its threshold
-FAR_SETTING = "far"  # the false-accept rate that the gallery's owner has set
 POLL = 0.25  # seconds between two looks at the gallery
 LARGE = 3000  # templates from which what strangers score is kept in the gallery: a Raspberry Pi takes a second for it
-
-
-def chosen_far(gallery: Gallery | None) -> float | None:
-    """The false-accept rate that the gallery's owner has set, None where none is."""
-    word = gallery.setting(FAR_SETTING) if gallery else None
-    return None if word is None else openset.rate(word)
 
 
 class Judge:
@@ -45,6 +39,10 @@ class Judge:
         self._negatives = cohort.embeddings[negative]
         self._unmet = cohort.embeddings[~negative] if self.svm else cohort.embeddings
         self.impostors = Impostors(self._unmet)
+
+    @property
+    def has_cohort(self) -> bool:
+        return len(self._unmet) > 0
 
     @classmethod
     def of(cls, used: Bundle, far: float = FAR, classifier: str = "knn") -> "Judge":
@@ -65,15 +63,22 @@ class Judge:
             return Adapted(self._head, embeddings, names)
         return Planes.train(embeddings, names, self._negatives) if self.svm else Neighbours(embeddings, names)
 
-    def evidence(self, classifier: Classifier, embeddings: np.ndarray, names: Sequence[str]) -> Evidence:
-        """What tells the threshold of `classifier`, which was trained on these templates. Takes a cohort and somebody enrolled."""
+    def normalised(self, classifier: Classifier, embeddings: np.ndarray, names: Sequence[str]) -> Normalised:
+        """`classifier`, which was trained on these templates, in units of the strangers' scores. Takes a cohort."""
+        nearest = classifier if isinstance(classifier, Neighbours) else Neighbours(embeddings, names)
+        return Normalised(classifier, nearest, self._unmet)
+
+    def rated(self, classifier: Classifier, embeddings: np.ndarray, names: Sequence[str]) -> tuple[Normalised, Evidence]:
+        """What `normalised` gives, and what tells its threshold. Takes a cohort and somebody enrolled."""
         if isinstance(classifier, Neighbours):
             scores, genuine, own = self.impostors.update(classifier.index)
+            scorer = Normalised(classifier, classifier, self._unmet, self.impostors.people)
         else:
-            scores = strongest(classifier, self._unmet)[0]
-            genuine, own = rehearse(self.train, embeddings, names)
+            scorer = self.normalised(classifier, embeddings, names)
+            scores = scorer.scores(self._unmet, self.impostors.strangers()).max(axis=1)
+            genuine, own = rehearse(lambda rows, whose: self.normalised(self.train(rows, whose), rows, whose), embeddings, names)
         # Synthetic strangers stand for as many real ones, whichever of them are looked at.
-        return Evidence(scores, min(self._cohort.strangers, len(self._unmet)), genuine, own)
+        return scorer, Evidence(scores, min(self._cohort.strangers, len(self._unmet)), genuine, own)
 
     def judge(
         self,
@@ -88,17 +93,17 @@ class Judge:
         """
         classifier = classifier or self.train(embeddings, names)
         denials = Denials(*denied, embeddings, names, self._usual) if denied and denied[1] else None
-        if not len(names) or not len(self._unmet):
+        if not len(names) or not self.has_cohort:
             return OpenSet(classifier, self._usual, denials=denials), None
-        evidence = self.evidence(classifier, embeddings, names)
+        scorer, evidence = self.rated(classifier, embeddings, names)
         found = evidence.threshold(self.far)
-        return OpenSet(classifier, found.known, found.review, evidence.calibration(), denials), found
+        return OpenSet(scorer, found.known, found.review, evidence.calibration(), denials), found
 
 
 class Known:
     """The decider of the gallery at `path`, which others may change at any time, and which may not be there yet.
 
-    `usual_far` is the rate where the gallery has no setting FAR_SETTING; None: the judge's rate holds, whatever is set.
+    `usual_far` is the rate where the owner of the gallery has set none; None: the judge's rate holds, whatever is set.
     `notify` gets a code, a message and a level: of a promise that cannot be shown, a gallery that was loaded again or cannot be.
     Raises what Gallery does where it cannot be opened now.
     """
@@ -183,7 +188,7 @@ class Known:
             (embeddings, names), denied = self._gallery.templates(self._used), self._gallery.denied(self._used)
         self.names = sorted(set(names))
         if self._usual_far is not None:
-            self._judge.far = chosen_far(self._gallery) or self._usual_far
+            self._judge.far = (self._gallery.far() if self._gallery else None) or self._usual_far
         classifier = self._classifier(embeddings, names)
         known = self._recall(classifier)
         decider, threshold = self._judge.judge(embeddings, names, classifier, denied)

@@ -13,7 +13,7 @@ FORMATS = ("text", "json")
 
 
 class JsonLines(logging.Formatter):
-    """{"time", "level", "message"}, with "error" where the log tells of an exception."""
+    """{"time", "level", "message"}, with a notice's "code", and with "error" where the log tells of an exception."""
 
     def format(self, record: logging.LogRecord) -> str:
         told = {
@@ -21,6 +21,8 @@ class JsonLines(logging.Formatter):
             "level": record.levelname.lower(),
             "message": record.getMessage(),
         }
+        if notice := getattr(record, "notice", None):
+            told |= {"message": notice["message"], "code": notice["code"]}
         if record.exc_info:
             told["error"] = self.formatException(record.exc_info)
         return json.dumps(told, ensure_ascii=False)

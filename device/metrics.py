@@ -21,6 +21,7 @@ from device.program import InputError, MissingError
 
 BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # seconds of a stage: from a desktop to a Pi in trouble
 STALLED = 30.0  # seconds without a frame after which something is amiss
+TICK = 0.1  # seconds that closing a server may take
 OK, STARTING = "ok", "starting"
 THERMAL = Path("/sys/class/thermal")
 LOOPBACK = "127.0.0.1"
@@ -97,8 +98,10 @@ class Metrics:
         """`status` is "ok", or what is amiss; the rest says more. Nothing about people."""
         since = None if self._seen is None else self._clock() - self._seen
         stalled = since is not None and since > STALLED
+        status = self._camera if self._camera != OK else STARTING if since is None else "no frames" if stalled else OK
         return {
-            "status": self._camera if self._camera != OK else STARTING if since is None else "no frames" if stalled else OK,
+            "ok": status == OK,
+            "status": status,
             "seconds_since_frame": None if since is None else round(since, 1),
             "frames": self._recogniser.frames if self._recogniser else 0,
             "backend": self._recogniser.encoder.backend if self._recogniser else None,
@@ -115,7 +118,7 @@ class Metrics:
             backend = gauge("omokage_backend_info", "What computes embeddings, and what finds faces", labels=["backend", "detector"])
             backend.add_metric([self._recogniser.encoder.backend, self._recogniser.detector.name], 1)
             yield backend
-        yield gauge("omokage_healthy", "1: frames come, and the camera is there", self.health()["status"] == OK)
+        yield gauge("omokage_healthy", "1: frames come, and the camera is there", self.health()["ok"])
         yield from self._mail()
         temperature = gauge("omokage_temperature_celsius", "Of the machine", labels=["zone"])
         for zone, degrees in temperatures().items():
@@ -199,7 +202,7 @@ class Server:
         except OSError as error:
             raise InputError(f"port {port} of {host} cannot be listened on ({error.strerror})", "name another with --metrics") from error
         self.port = self._server.server_address[1]
-        self._thread = threading.Thread(target=self._server.serve_forever, name="omokage-metrics", daemon=True)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(TICK,), name="omokage-metrics", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
@@ -215,5 +218,5 @@ def answer(metrics: Metrics, path: str) -> tuple[int, str, bytes]:
         return 200, metrics.CONTENT_TYPE, metrics.text()
     if where == "/healthz":
         health = metrics.health()
-        return (200 if health["status"] == OK else 503), "application/json", json.dumps(health).encode()
+        return (200 if health["ok"] else 503), "application/json", json.dumps(health).encode()
     return 404, "text/plain", b"/metrics or /healthz\n"

@@ -1,11 +1,10 @@
 """Events that are on their way to somebody else, in a file: neither an hour without a broker nor a crash loses one.
 
 SQLite with a write-ahead log. Whoever puts an event in waits for no disk: what is written outlives the process at once, and reaches the
-disk with the next checkpoint (`settle`), which is for the thread that takes events out.
+disk with the next checkpoint, which is for the thread that takes events out.
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import sqlite3
@@ -68,6 +67,7 @@ class Outbox:
             try:
                 # Two connections, so that whoever puts something in never waits for a checkpoint.
                 self._out, self._in = (self._stack.enter_context(contextlib.closing(_connect(self.path))) for _ in range(2))
+                self._in.execute("PRAGMA wal_autocheckpoint = 0")
                 verdict = self._out.execute("PRAGMA quick_check").fetchone()[0]
                 if verdict != "ok":
                     raise sqlite3.DatabaseError(verdict)
@@ -167,21 +167,22 @@ class Outbox:
                 self._thin(receiver, count - self._most)
 
     def _thin(self, receiver: str, many: int) -> None:
-        try:
+        gone = 0
+        with contextlib.suppress(sqlite3.Error):  # where the file does not let go of them, those in memory have to
             oldest = "SELECT number FROM letter WHERE receiver = ? ORDER BY number LIMIT ?"
             gone = self._in.execute(f"DELETE FROM letter WHERE number IN ({oldest})", (receiver, many)).rowcount
-            self._count[receiver] -= gone
-        except sqlite3.Error:  # the file is as good as full: what is in it goes out first, so the oldest in memory are dropped
-            gone = min(many, len(self._held))
-            for letter in [letter for letter in self._held if letter.receiver == receiver][:gone]:
-                self._held.remove(letter)
-        self.dropped[receiver] += gone
+        self._count[receiver] -= gone
+        held = [letter for letter in self._held if letter.receiver == receiver][: many - gone]
+        for letter in held:
+            self._held.remove(letter)
+        self.dropped[receiver] += gone + len(held)
 
 
 def _connect(path: Path) -> sqlite3.Connection:
     """An outbox, made where there is none. Raises sqlite3.DatabaseError where the file is something else."""
     db = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None, check_same_thread=False)
     try:
+        db.execute("PRAGMA synchronous = NORMAL")  # with a write-ahead log: at checkpoints
         if db.execute("PRAGMA page_count").fetchone()[0] == 0:
             db.execute("PRAGMA journal_mode = WAL")
             with _transaction(db):
@@ -189,8 +190,6 @@ def _connect(path: Path) -> sqlite3.Connection:
                     db.execute(statement)
         if db.execute("PRAGMA application_id").fetchone()[0] != MARK:
             raise sqlite3.DatabaseError("it holds something else")
-        db.execute("PRAGMA synchronous = NORMAL")  # with a write-ahead log: at checkpoints
-        db.execute("PRAGMA wal_autocheckpoint = 0")  # `settle` does it
         db.execute("PRAGMA secure_delete = ON")  # names of people are in it
     except BaseException:
         db.close()
@@ -213,6 +212,8 @@ def _transaction(db: sqlite3.Connection) -> Iterator[None]:
 @contextlib.contextmanager
 def _alone(path: Path) -> Iterator[None]:
     """Makes the file, and holds a lock beside it, so that no two processes deliver the same events."""
+    import fcntl  # not on Windows, where the rest of the recogniser runs
+
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))

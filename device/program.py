@@ -5,6 +5,7 @@ This module imports the standard library only, so that a program that merely rea
 
 import argparse
 import contextlib
+import json
 import os
 import sys
 import tempfile
@@ -76,10 +77,10 @@ def run(main: Callable[[argparse.Namespace], int], parser: argparse.ArgumentPars
     except OmokageError as error:
         if getattr(args, "debug", False):
             traceback.print_exc()
-        print(f"{program}: {' '.join(str(error).split())}", file=sys.stderr)
+        _complain(args, f"{program}: {' '.join(str(error).split())}")
         return error.status
     except KeyboardInterrupt:
-        print(f"{program}: interrupted", file=sys.stderr)
+        _complain(args, f"{program}: interrupted")
         return INTERRUPTED
     except BrokenPipeError:  # `recognize.py | head`: the reader has gone, there is nobody left to tell
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -88,8 +89,13 @@ def run(main: Callable[[argparse.Namespace], int], parser: argparse.ArgumentPars
         if getattr(args, "debug", False):
             traceback.print_exc()
         reason = " ".join(f"{type(error).__name__} {error}".split())
-        print(f"{program}: a fault of Omokage itself ({reason}): report it with what --debug shows", file=sys.stderr)
+        _complain(args, f"{program}: a fault of Omokage itself ({reason}): report it with what --debug shows")
         return FAULT
+
+
+def _complain(args: argparse.Namespace, line: str) -> None:
+    """On stderr, in the form that --log asks for where a program has that."""
+    print(json.dumps({"level": "error", "message": line}) if getattr(args, "log", None) == "json" else line, file=sys.stderr)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import json
 import re
 import socket
 from collections.abc import Callable, Iterable
@@ -13,7 +14,7 @@ from device.events import Event
 from device.metrics import Metrics
 from device.outbox import Outbox
 from device.pipeline import Recogniser
-from device.program import InputError
+from device.program import InputError, MissingError
 
 GRACE = 5.0  # seconds at the end for what is still to be delivered
 NO_DISCOVERY = "none"
@@ -61,8 +62,8 @@ class Receivers:
         self._told_full = self._told_failure = False
         self._stack = contextlib.ExitStack()
         with self._stack:
-            self.metrics = Metrics() if args.metrics else None
-            if self.metrics:
+            self.metrics = _metrics(bool(args.metrics)) if args.metrics or args.journal else None
+            if self.metrics and args.metrics:
                 server = metrics.Server(self.metrics, *_listen(args.metrics))
                 self._stack.callback(server.close)
             if args.mqtt or args.webhook:
@@ -90,6 +91,11 @@ class Receivers:
             if self.metrics:
                 self.metrics.deliveries(self._outbox, self._couriers)
         self._wake()
+
+    def answers(self) -> dict[str, Callable[[], bytes]]:
+        """What the page asks a recogniser (device/live.py)."""
+        told = self.metrics
+        return {"health": lambda: json.dumps(told.health()).encode(), "metrics": told.text} if told else {}
 
     def follow(self, recogniser: Recogniser) -> None:
         """Whose figures the metrics tell."""
@@ -136,6 +142,16 @@ class Receivers:
             held = f"events are held in memory until it works again ({outbox.failure}): free some space"
             self._notify("outbox-failed", f"{outbox.path} cannot be written: {held}", "error")
         self._told_failure = failed
+
+
+def _metrics(required: bool) -> Metrics | None:
+    """For the page they are nice to have. Raises MissingError where they are `required` and their package is not installed."""
+    try:
+        return Metrics()
+    except MissingError:
+        if required:
+            raise
+        return None
 
 
 def _listen(word: str) -> tuple[str, int]:

@@ -30,13 +30,13 @@ from device.embed import BACKENDS, open_encoder
 from device.events import Event
 from device.gallery import default_path
 from device.harvest import Harvest
-from device.journal import Recorder
 from device.known import ADAPTED, CLASSIFIERS, Judge, Known
 from device.live import Live
 from device.outputs import TOLD, Film, Snapshots, Window
 from device.pipeline import INTERVAL, Recogniser, Sighting
 from device.program import HOLDS_NOT, INTERRUPTED, Parser, run
 from device.receivers import Receivers
+from device.recorder import Recorder
 from device.unknowns import DAYS, Unknowns
 from device.watchdog import Watchdog
 
@@ -127,7 +127,7 @@ class Voice:
 
     def notice(self, code: str, message: str, level: str = "warning") -> None:
         event = events.notice(code, level, message)
-        logging.getLogger("omokage").log(getattr(logging, level.upper()), events.line(event))
+        logging.getLogger("omokage").log(getattr(logging, level.upper()), events.line(event), extra={"notice": event})
         self.tell(event, aloud=self._json)
 
 
@@ -211,7 +211,7 @@ def recognize(args: argparse.Namespace) -> int:
         if args.journal:
             recorder = Recorder(args.journal, used, detector.name, voice.notice, key, args.journal_days, args.journal_crops)
             outputs.recorder = stack.enter_context(contextlib.closing(recorder))
-            outputs.live = stack.enter_context(contextlib.closing(Live(args.journal / journal.SOCKET)))
+            outputs.live = stack.enter_context(contextlib.closing(Live(args.journal / journal.SOCKET, told.answers())))
             recogniser.keepers.append(recorder)
         stack.enter_context(outputs.filming(args.save, source))
         told.people(known.names)

@@ -38,23 +38,29 @@ class Index:
         best = some[np.argsort(-scores[some], kind="stable")]
         return self._order[best], scores[best]
 
-    def best(self, probe: np.ndarray, most: int = 2, k: int = 3) -> list[tuple[str, float]]:
-        """The `most` people who are most like `probe` float32 unit [D], best first.
+    def best(
+        self, probe: np.ndarray, most: int = 2, k: int = 3, slope: np.ndarray | float = 1.0, offset: np.ndarray | float = 0.0
+    ) -> list[tuple[str, float]]:
+        """The `most` people who score highest for `probe` float32 unit [D], best first.
 
-        A person's score is the mean cosine to the `k` nearest of the person's templates (all, if fewer). It cannot be above that
-        to the nearest one, so that only few people have to be looked at closely.
+        A person's score is the mean cosine to the `k` nearest of the person's templates (all, if fewer), times the person's
+        `slope` (positive), plus the person's `offset`: floats, or float [P] in the order of `people`. That cosine cannot be above
+        the one to the nearest template, so that only few people have to be looked at closely.
         """
         if not len(self):
             return []
         scores = self._templates @ probe  # [N]
         starts, counts = self._starts[:-1], np.diff(self._starts)
         bounds = np.where(counts > k, np.maximum.reduceat(scores, starts), np.add.reduceat(scores, starts) / counts)  # [P]
+        slopes, offsets = np.broadcast_to(slope, bounds.shape), np.broadcast_to(offset, bounds.shape)
+        bounds = bounds * slopes + offsets
         found: list[tuple[float, int]] = []
         for person in _descending(bounds):
             if len(found) == most and bounds[person] <= found[-1][0]:
                 break
             own = scores[self._starts[person] : self._starts[person + 1]]
-            found = sorted([*found, (float(np.sort(own)[-k:].mean()), person)], key=lambda entry: (-entry[0], entry[1]))[:most]
+            score = float(np.sort(own)[-k:].mean() * slopes[person] + offsets[person])
+            found = sorted([*found, (score, person)], key=lambda entry: (-entry[0], entry[1]))[:most]
         return [(self.people[person], score) for score, person in found]
 
     def scores(self, probes: np.ndarray, k: int = 3) -> np.ndarray:

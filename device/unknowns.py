@@ -82,9 +82,8 @@ class Unknowns:
         """By the threshold that the cohort shows for all who are remembered, as if they were enrolled."""
         embeddings, numbers = gallery.traces(self._used)
         names = [str(number) for number in numbers]
-        classifier = Neighbours(embeddings, names)
-        decider, _ = self._judge.judge(embeddings, names, classifier)
-        ranked = ((int(name), score) for name, score in classifier.best(evidence.embedding, 1 + len(others)))
+        decider, _ = self._judge.judge(embeddings, names, Neighbours(embeddings, names))
+        ranked = ((int(name), score) for name, score in decider.classifier.best(evidence.embedding, 1 + len(others)))
         return next((number for number, score in ranked if number not in others and score >= decider.threshold), None)
 
     def _trace(self, evidence: Evidence) -> Trace:

@@ -6,7 +6,7 @@ import sys
 from dataclasses import asdict
 from typing import Any
 
-from device import bundle, checkup, checkup_page, exchange, vault
+from device import bundle, exchange, vault
 from device.coverage import MOST, Coverage, cover
 from device.gallery import Entry, Gallery, default_path, valid_name
 from device.program import HOLDS_NOT, InputError
@@ -107,6 +107,8 @@ def encrypt(args: argparse.Namespace) -> int:
 
 
 def check(args: argparse.Namespace) -> int:
+    from device import checkup, checkup_page  # here: they take scipy, and 40 MB
+
     used = bundle.find(args.encoder)
     with opened(args) as gallery:
         report = checkup.check(gallery, used, args.far)

@@ -114,7 +114,7 @@ class Visitors(Store):
                 insert = "INSERT INTO unknown (visits, first, last, expires) VALUES (1, ?, ?, ?)"
                 number = self._db.execute(insert, (now, now, expires)).lastrowid or 0
             else:
-                again = abs(time - _time(row[0])) > GAP
+                again = abs(time - moment(row[0])) > GAP
                 update = "UPDATE unknown SET visits = visits + ?, last = max(last, ?), expires = max(expires, ?) WHERE id = ?"
                 self._db.execute(update, (again, now, expires, number))
             left = self._leave(number, trace, now)
@@ -225,5 +225,6 @@ def stamp(time: datetime) -> str:
     return time.astimezone(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _time(stamp: str) -> datetime:
+def moment(stamp: str) -> datetime:
+    """The moment that `stamp` wrote down."""
     return datetime.fromisoformat(stamp.replace("Z", "+00:00"))

@@ -14,8 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from device.classify import Classifier, Neighbours, Planes, strongest
+from device.classify import strongest
 from device.detect import Detector
+from device.known import CLASSIFIERS, Judge
+from device.openset import Cohort
 from device.program import InputError
 from train import data, labels, metrics, prepare
 
@@ -25,34 +27,21 @@ LFW_DOUBLES = Path(__file__).with_name("lfw_doubles.txt")
 Ranker = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
-def nearest(templates: np.ndarray, owners: np.ndarray, strangers: np.ndarray) -> Ranker:
-    """The device's nearest neighbours (device.classify): the mean cosine to a person's three nearest templates.
+def ranker(classifier: str, templates: np.ndarray, owners: np.ndarray, strangers: np.ndarray) -> Ranker:
+    """The device's classifier "knn" or "svm" (device.known), its scores normalised where there are `strangers`.
 
-    `templates` float32 unit [N, D], `owners` int [N]: whose they are; `strangers` [K, D] are nobody's and not used here.
+    `templates` float32 unit [N, D], `owners` int [N]: whose they are; `strangers` float32 unit [K, D] are nobody's.
     """
-    return _ranker(Neighbours(templates, _words(owners)))
-
-
-def support_vectors(templates: np.ndarray, owners: np.ndarray, strangers: np.ndarray) -> Ranker:
-    """The device's linear SVM a person (device.classify); `strangers` are negatives for all. Arguments as for `nearest`."""
-    return _ranker(Planes.train(templates, _words(owners), strangers))
-
-
-def _words(owners: np.ndarray) -> list[str]:
-    return [str(owner) for owner in owners]
-
-
-def _ranker(classifier: Classifier) -> Ranker:
-    people = np.array([int(person) for person in classifier.people])
+    judge, names = Judge(Cohort(strangers, len(strangers)), 0.0, classifier=classifier), [str(owner) for owner in owners]
+    trained = judge.train(templates, names)
+    scorer = judge.normalised(trained, templates, names) if judge.has_cohort else trained
+    people = np.array([int(person) for person in scorer.people])
 
     def rank(probes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        scores, found = strongest(classifier, probes)
+        scores, found = strongest(scorer, probes)
         return people[found], scores
 
     return rank
-
-
-CLASSIFIERS = {"knn": nearest, "svm": support_vectors}
 
 
 @dataclass(frozen=True)
@@ -183,7 +172,7 @@ def _search(
     negatives: np.ndarray,
 ) -> metrics.Searches:
     enrolled, probes, strangers = split
-    rank = CLASSIFIERS[classifier](embeddings[enrolled], identities[enrolled], negatives)
+    rank = ranker(classifier, embeddings[enrolled], identities[enrolled], negatives)
     found, scores = rank(embeddings[probes])
     return metrics.Searches(scores, found == identities[probes], rank(embeddings[strangers])[1])
 

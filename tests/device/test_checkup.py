@@ -63,7 +63,7 @@ def test_a_gallery_in_which_all_is_well(gallery, used):
     assert report.ok and (report.people, report.templates) == (5, 20)
     assert report.pairs == report.mislabelled == report.weak == ()
     assert lines(report)[0].startswith("Ada is barely covered; what would help: one turned to the left")
-    assert 0.6 < report.review <= report.threshold < 1
+    assert 0 < report.review <= report.threshold < 0.5
 
 
 def test_a_photo_of_somebody_else_is_found(gallery, used):

@@ -37,7 +37,7 @@ def test_the_best_people_are_those_who_score_highest(faces, kind):
     templates, names, probes, strangers = faces
     classifier = Neighbours(templates, names) if kind == "knn" else Planes.train(templates, names, strangers[:100])
     scores = classifier.scores(probes)
-    assert abs(scores).max() <= 1
+    assert kind == "svm" or abs(scores).max() <= 1
     assert [classifier.people[i] for i in scores.argmax(axis=1)] == PEOPLE
     for probe, row in zip(probes, scores, strict=True):
         (first, best), (second, next_best) = classifier.best(probe)

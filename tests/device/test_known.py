@@ -148,7 +148,7 @@ def test_a_promise_that_the_cohort_cannot_show_is_told(tmp_path: Path, used: Bun
     ((code, message, level),) = watched.told
     assert (code, level) == ("far-not-shown", "warning")
     assert message.startswith("400 strangers cannot show a false-accept rate of 0.001, it takes 8586 more")
-    assert watched.known.decider.threshold == pytest.approx((STRANGERS @ ROWS[0]).max(), abs=0.02)
+    assert watched.known.decider.threshold == pytest.approx(expected(ROWS[:1], ["Ada"])[0].max(), abs=0.02)
 
 
 def test_a_bundle_without_a_cohort_has_its_own_threshold_and_no_svm(tmp_path: Path, used: Bundle):
@@ -188,7 +188,7 @@ def test_what_strangers_score_against_many_is_kept_in_the_gallery(tmp_path: Path
     monkeypatch.setattr("device.known.LARGE", 2)
     searched = []
     search = Impostors._search
-    monkeypatch.setattr(Impostors, "_search", lambda self, rows, index: searched.append(len(rows)) or search(self, rows, index))
+    monkeypatch.setattr(Impostors, "_search", lambda self, rows, *which: searched.append(len(rows)) or search(self, rows, *which))
     with Gallery(tmp_path / "gallery.db", create=True) as gallery:
         gallery.add("Ada", templates(0, 1))
         gallery.add("Bob", templates(5, 6))
@@ -207,21 +207,35 @@ def test_what_strangers_score_against_many_is_kept_in_the_gallery(tmp_path: Path
         assert Watched(tmp_path / "gallery.db", used).known.decider.threshold == first.known.decider.threshold
 
 
+def against(scores: np.ndarray) -> tuple[float, float]:
+    """Mean and standard deviation of the highest twentieth."""
+    highest = sorted(scores)[-len(STRANGERS) // 20 :]
+    return float(np.mean(highest)), float(np.std(highest))
+
+
 def expected(embeddings: np.ndarray, names: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What Impostors says, in slow loops."""
 
-    def score(probe: np.ndarray, person: str, without: int = -1) -> float:
+    def cosine(probe: np.ndarray, person: str, without: int = -1) -> float:
         own = [row @ probe for place, (row, name) in enumerate(zip(embeddings, names, strict=True)) if name == person and place != without]
         return float(np.mean(sorted(own)[-3:])) if own else np.nan
 
     people = sorted(set(names))
+    units = {person: against(np.array([cosine(row, person) for row in STRANGERS])) for person in people}
+
+    def score(probe: np.ndarray, person: str, without: int = -1) -> float:
+        seen = STRANGERS @ probe
+        aside = against(seen[seen < 1 - 1e-5])  # nobody is a stranger to oneself
+        raw = cosine(probe, person, without)
+        return float(np.tanh(((raw - units[person][0]) / units[person][1] + (raw - aside[0]) / aside[1]) / 20))
+
     genuine = [score(row, name, place) for place, (row, name) in enumerate(zip(embeddings, names, strict=True))]
     others = [max((score(row, p) for p in people if p != name), default=np.nan) for row, name in zip(embeddings, names, strict=True)]
     strangers = [max(score(row, person) for person in people) for row in STRANGERS]
     return tuple(np.array(values)[~np.isnan(values)] for values in (strangers, genuine, others))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     steps=st.lists(st.dictionaries(st.sampled_from("ABCDE"), st.sets(st.integers(0, 59), min_size=1, max_size=5), max_size=5), max_size=6)
 )
@@ -233,7 +247,7 @@ def test_what_follows_the_gallery_is_what_a_search_anew_would_find(steps: list[d
         found = impostors.update(Index(embeddings, names))
         if people:
             for values, wanted in zip(found, expected(embeddings, names), strict=True):
-                np.testing.assert_allclose(np.sort(values), np.sort(wanted), atol=1e-6)
+                np.testing.assert_allclose(np.sort(values), np.sort(wanted), atol=1e-5)
 
 
 def test_a_large_gallery_is_rehearsed_in_part_which_stays_nearly_the_same():

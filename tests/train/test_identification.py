@@ -81,7 +81,7 @@ def test_the_best_person_of_the_nearest_templates(people):
     """The device's own rule: mean cosine to the three nearest templates of a person."""
     embeddings, identities, _ = people
     templates, owners = embeddings[identities < 5], identities[identities < 5]
-    found, scores = identification.nearest(templates, owners, embeddings[:0])(embeddings[:12])
+    found, scores = identification.ranker("knn", templates, owners, embeddings[:0])(embeddings[:12])
     for row, probe in enumerate(embeddings[:12]):
         expected = {who: np.sort(templates[owners == who] @ probe)[-3:].mean() for who in range(5)}
         assert found[row] == max(expected, key=expected.get)
@@ -97,7 +97,7 @@ def test_planes_part_people_whose_nearest_neighbour_misleads():
     templates = common + own
     probes = 0.3 * common + own
     unit = [(rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32) for rows in (templates, strangers, probes)]
-    rank = identification.support_vectors(unit[0], np.array([4, 7, 9]), unit[1])
+    rank = identification.ranker("svm", unit[0], np.array([4, 7, 9]), unit[1])
     found, scores = rank(unit[2])
     assert found.tolist() == [4, 7, 9]
     assert scores.min() > rank(unit[1])[1].max()
