@@ -42,7 +42,7 @@ class Carrier(Protocol):
 
 
 class Courier:
-    """Delivers what is in `outbox` for `carrier` until it is closed.
+    """Delivers what is in `outbox` for `carrier` until it is to `end`.
 
     `notify` gets a code, a message and a level: of a receiver that is lost or back.
     """
@@ -62,12 +62,15 @@ class Courier:
         """There is something new to do."""
         self._wake.set()
 
-    def close(self, grace: float) -> None:
-        """End, within `grace` seconds and once all is delivered if the receiver is there."""
+    def end(self, grace: float) -> None:
+        """Have it end within `grace` seconds, before that once all is delivered or the receiver is not there."""
         self._until = time.monotonic() + grace
         self._ending.set()
         self.wake()
-        self._thread.join(grace + 1.0)
+
+    def join(self) -> None:
+        """Wait for the end that `end` asked for."""
+        self._thread.join(max(self._until - time.monotonic(), 0.0) + 1.0)
 
     def _run(self) -> None:
         pause, last = FIRST, False

@@ -73,7 +73,7 @@ class Topics:
                 "topic": self.doorbell,
                 "payload": UNKNOWN,
                 "qos": 1,
-                "device": self._device(),
+                **self._origin(),
             },
         }
         for name, word in names.items():
@@ -99,16 +99,13 @@ class Topics:
             "state_topic": state,
             "availability_topic": self.status,
             "qos": 1,
-            "device": self._device(),
+            **self._origin(),
         }
 
-    def _device(self) -> dict[str, Any]:
-        return {
-            "identifiers": [f"omokage_{self.device}"],
-            "name": f"Omokage {self.device}",
-            "manufacturer": "Omokage",
-            "model": "face recogniser",
-        }
+    def _origin(self) -> dict[str, Any]:
+        """Which device it is about, and who says so."""
+        device = {"identifiers": [f"omokage_{self.device}"], "name": f"Omokage {self.device}", "model": "face recogniser"}
+        return {"device": {**device, "manufacturer": "Omokage"}, "origin": {"name": "Omokage"}}
 
 
 class Presence:

@@ -202,6 +202,7 @@ class Server:
         except OSError as error:
             raise InputError(f"port {port} of {host} cannot be listened on ({error.strerror})", "name another with --metrics") from error
         self.port = self._server.server_address[1]
+        self.url = f"http://{f'[{host}]' if ':' in host else host}:{self.port}/metrics"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(TICK,), name="omokage-metrics", daemon=True)
         self._thread.start()
 

@@ -5,6 +5,7 @@ a thread of its own; when to connect, what to send and when to send it again is 
 """
 
 import json
+import logging
 import re
 import ssl
 import threading
@@ -23,7 +24,9 @@ PORTS = {"mqtt": 1883, "mqtts": 8883}
 KEEPALIVE = 20  # seconds; a broker that says nothing for one and a half of that is lost
 LIMIT = 10.0  # seconds for an answer
 TICK = 1.0  # second between two looks at who has left, and whether the connection is still there
+MAY = "Check what its user may write"
 WORD = re.compile("[A-Za-z0-9_-]{1,64}")
+LEVELS = re.compile("[A-Za-z0-9_-]{1,64}(/[A-Za-z0-9_-]{1,64}){0,8}")
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,13 @@ def device_name(word: str) -> str:
     return word
 
 
+def prefix(word: str) -> str:
+    """`word`, if topics may begin with it. Raises InputError."""
+    if not LEVELS.fullmatch(word):
+        raise InputError(f"topics cannot begin with {word!r}", "give --mqtt-discovery what Home Assistant's MQTT options have, or none")
+    return word
+
+
 class Broker:
     """Publishes events with QoS 1, one after the other, and what is retained: presence, discovery, availability.
 
@@ -93,6 +103,7 @@ class Broker:
         self._outbox, self._clock = outbox, clock
         self._client: Any = None
         self._sent: dict[str, str | None] = dict.fromkeys(outbox.recall("retained", []))  # topic: what the broker keeps, None: unknown
+        self._complained = False  # that it does not take what is retained
         self._last: dict[str, float] | None = None
         self._news = threading.Condition()  # about the three that follow, which paho's thread writes
         self._answer: Any = None
@@ -117,15 +128,20 @@ class Broker:
         messages = [(self._topics.events, letter.body, False)]
         if self._clock() - letter.time < FRESH and rings(json.loads(letter.body)):
             messages.append((self._topics.doorbell, UNKNOWN, False))
-        self._publish(messages)
+        if (why := self._publish(messages).get(self._topics.events)) is not None:
+            raise Lost(f"it does not take {self._topics.events}: {why}. {MAY}")
 
     def tend(self) -> float:
         """Bring what is retained up to date."""
         self._check()
         states = self._presence.states()
         gone = [(topic, "", True) for topic in self._sent if topic not in states]  # an empty payload takes a retained message back
-        self._publish(gone + [(topic, payload, True) for topic, payload in states.items() if self._sent.get(topic) != payload])
-        if states.keys() != self._sent.keys():
+        news = [(topic, payload, True) for topic, payload in states.items() if self._sent.get(topic) != payload]
+        changed = states.keys() != self._sent.keys()
+        if changed:  # first, so that nothing is ever retained that is not known of
+            self._outbox.keep("retained", list(self._sent | states))
+        self._complain(self._publish(gone + news))
+        if changed:
             self._outbox.keep("retained", list(states))
         self._sent = dict(states)
         last = self._presence.last()
@@ -158,15 +174,23 @@ class Broker:
         client.on_publish = self._on_publish
         return client
 
-    def _publish(self, messages: Sequence[tuple[str, str, bool]]) -> None:
-        """Send messages (topic, payload, retain) and wait until the broker has them all. Raises Lost."""
+    def _publish(self, messages: Sequence[tuple[str, str, bool]]) -> dict[str, Any]:
+        """Send messages (topic, payload, retain) and wait until the broker has them all. Which topics it does not take, and why.
+
+        Raises Lost.
+        """
         sent = {self._client.publish(topic, payload, 1, retain).mid: topic for topic, payload, retain in messages}
         self._await(lambda: sent.keys() <= self._acknowledged.keys(), "it does not acknowledge")
         with self._news:
-            for mid, topic in sent.items():
-                code = self._acknowledged.pop(mid)
-                if code.is_failure:
-                    raise Lost(f"it does not take {topic}: {code}. Check what its user may write")
+            answers = {topic: self._acknowledged.pop(mid) for mid, topic in sent.items()}
+        return {topic: code for topic, code in answers.items() if code.is_failure}
+
+    def _complain(self, refused: dict[str, Any]) -> None:
+        """Say once that something that is retained is not taken: without it there still are events."""
+        if refused and not self._complained:
+            topic, why = next(iter(refused.items()))
+            logging.getLogger("omokage").warning(f"{self.address} does not take {topic}: {why}. {MAY}")
+            self._complained = True
 
     def _await(self, done: Callable[[], bool], otherwise: str) -> None:
         with self._news:

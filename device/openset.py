@@ -6,8 +6,10 @@ score counts. The share of all such strangers who score above the k-th highest o
 scores' distribution (Wilks 1941, "Determination of sample sizes for setting tolerance limits", Annals of Mathematical
 Statistics 12(1)). The largest k for which it is below the rate with a confidence of 95 % gives the threshold.
 
-Who comes to the door is not drawn from the cohort. A bound holds for all strangers whose density is nowhere more than `factor`
-times the cohort's if the cohort is held to the rate divided by `factor`. docs/thresholds.md tells it at length, with measured curves.
+Who comes to the door is not drawn from the cohort: other light, other cameras, other ages, and people who look alike because they
+were photographed alike score higher. The enrolled people tell by how much, as each of them is a stranger to all the others: what
+they score against each other lies above what the cohort scores, and by that `drift` the threshold goes up. docs/thresholds.md
+tells it at length, with measured curves.
 """
 
 import argparse
@@ -15,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import minimize
-from scipy.special import bdtr, betaincinv, expit
+from scipy.special import bdtr, bdtrin, betaincinv, expit
 
 from device.bundle import Bundle
 from device.program import StoredError
@@ -25,9 +27,11 @@ REVIEW = 10  # the review band begins where a share of strangers this many times
 COHORT = "cohort.npz"
 KINDS = 16  # normal distributions that make up the density of a synthetic cohort, at most
 SPARE = 3  # synthetic strangers for each real one that the density was fitted to
-FACTOR = 3.0  # measured: strangers of LFW get a name 2 to 3 times as often as the cohort's (docs/thresholds.md)
-FEWEST = 10  # people in the gallery before what they score against each other is taken for evidence
-HIGH = 0.9  # the quantile at which they are compared with the cohort: FEWEST people show it, and one double does not move it
+HIGH = 0.85  # the quantile at which enrolled people are compared with the cohort: alike enough, and enough of them are above it
+DRIFT = 0.08  # by so much do strangers score higher than a cohort of others, before a gallery tells: CelebA's (docs/thresholds.md)
+SURE = 30  # scores of enrolled people that weigh as much as DRIFT
+LUCK = 5  # a threshold that is the highest score of a few thousand is luck: it is at least the fifth highest
+ENOUGH = 800  # strangers of whom one may be above the threshold, where they are fewer than LUCK times as many
 GENUINE = 5  # scores of enrolled people against themselves, at least, before a score is turned into a probability
 
 
@@ -87,8 +91,8 @@ def rank(strangers: int, far: float) -> int:
 
 
 def needed(far: float) -> int:
-    """The fewest strangers that can show the rate `far`: (1 - far)^n <= 1 - CONFIDENCE."""
-    return int(np.ceil(np.log(1 - CONFIDENCE) / np.log1p(-far)))
+    """The fewest strangers that can show the rate `far` by a threshold that is not luck."""
+    return int(np.ceil(bdtrin(LUCK - 1, 1 - CONFIDENCE, far)))
 
 
 def bound(accepted: int, strangers: int) -> float:
@@ -101,15 +105,15 @@ def bound(accepted: int, strangers: int) -> float:
 class Threshold:
     """A face is known from the score `known`, and to be reviewed from `review`.
 
-    `bound` is the rate that is shown with CONFIDENCE for strangers up to `factor` times as frequent as in the cohort: at most
-    `far`, the rate asked for, unless strangers are `lacking`.
+    `bound` is the rate that is shown with CONFIDENCE for strangers who score by `drift` higher than the cohort: at most `far`, the
+    rate asked for, unless strangers are `lacking`.
     """
 
     known: float
     review: float
     far: float
     bound: float
-    factor: float
+    drift: float
     strangers: int
     lacking: int
 
@@ -124,17 +128,25 @@ class Threshold:
 def threshold(scores: np.ndarray, strangers: int, far: float, own: np.ndarray | None = None) -> Threshold:
     """The threshold for the rate `far`, 0 to 1, from what strangers score against the whole gallery, each at best: float [M].
 
-    `strangers` is how many real ones are behind them. `own` [K] is what enrolled people score at best against the others: where
-    they exceed the cohort's quantile HIGH more than FACTOR times as often as the cohort does, that is the factor.
+    `strangers` is how many real ones are behind them. `own` [K] is what enrolled people score at best against the others.
     """
-    factor = FACTOR
-    if own is not None and len(own) >= FEWEST:
-        factor = max(factor, float((own >= np.quantile(scores, HIGH)).mean()) / (1 - HIGH))
-    place = max(rank(strangers, far / factor), 1)
-    known = _at(scores, place, strangers)
-    review = _at(scores, max(rank(strangers, min(REVIEW * far / factor, 0.5)), 1), strangers)
-    shown = min(factor * bound(place - 1, strangers), 1.0)
-    return Threshold(known, min(review, known), far, shown, factor, strangers, max(needed(far / factor) - strangers, 0))
+    higher = DRIFT if own is None else drift(scores, own)
+    fewest = min(LUCK, max(strangers // ENOUGH, 1))
+    place = max(rank(strangers, far), fewest)
+    known = _at(scores, place, strangers) + higher
+    review = _at(scores, max(rank(strangers, min(REVIEW * far, 0.5)), fewest), strangers) + higher
+    lacking = max(needed(far) - strangers, 0) if rank(strangers, far) < place else 0
+    return Threshold(known, min(review, known), far, min(bound(place - 1, strangers), 1.0), higher, strangers, lacking)
+
+
+def drift(scores: np.ndarray, own: np.ndarray) -> float:
+    """By how much strangers like the enrolled people score higher than the cohort, with `scores` [M]: 0 or more.
+
+    Told by their quantiles HIGH, where `own` [K] is what the enrolled people score at best against each other. DRIFT counts as SURE
+    more of those.
+    """
+    told = np.quantile(own, HIGH) - np.quantile(scores, HIGH) if len(own) else 0.0
+    return max(0.0, float((len(own) * told + SURE * DRIFT) / (len(own) + SURE)))
 
 
 def _at(scores: np.ndarray, place: int, strangers: int) -> float:

@@ -18,14 +18,17 @@ from typing import Any
 
 from device.events import Event
 from device.program import InputError, StoredError
+from device.vault import SALT, Broken, Plain, Sealer, Vault
 
 MOST = 20_000  # events that wait for one receiver: about 10 MB, or a day of one every four seconds
+PROOF = b"omokage outbox"  # what a key is known by
 PATIENCE = 5.0  # seconds to wait while the other thread writes, which takes microseconds
 MARK = 0x6F6D6F62  # "omob", the application_id that tells an outbox from other SQLite files
 SCHEMA = (
-    "CREATE TABLE letter (number INTEGER PRIMARY KEY AUTOINCREMENT, receiver TEXT, id TEXT, time REAL, body TEXT)",
+    "CREATE TABLE letter (number INTEGER PRIMARY KEY AUTOINCREMENT, receiver TEXT, id TEXT, time REAL, body BLOB)",
     "CREATE INDEX letter_receiver ON letter (receiver, number)",
-    "CREATE TABLE state (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
+    "CREATE TABLE state (key TEXT PRIMARY KEY, value BLOB NOT NULL)",
+    "CREATE TABLE seal (salt BLOB, proof BLOB)",  # a row where what tells about people is sealed under a key
     f"PRAGMA application_id = {MARK}",
 )
 
@@ -47,12 +50,13 @@ class Letter:
 class Outbox:
     """The outbox in the file at `path`, made for its owner's eyes alone where it is missing. One process at a time.
 
+    With a `key` what tells about people is sealed under it (device/vault.py), as in an encrypted gallery.
     `put` is for any thread, the rest for those who deliver. At most `most` events wait for one receiver, the oldest of more are
     dropped and counted in `dropped`. Where the disk is full or fails, events are held in memory until it works again; `failure` says so.
-    Raises InputError (not to be opened, or in use) or StoredError (another file, a damaged one).
+    Raises InputError (not to be opened, or in use) or StoredError (another file, a damaged one, another key).
     """
 
-    def __init__(self, path: Path, most: int = MOST, clock: Callable[[], float] = time.time):
+    def __init__(self, path: Path, most: int = MOST, key: bytes | None = None, clock: Callable[[], float] = time.time):
         self.path = Path(path)
         self.dropped: Counter[str] = Counter()
         self.failure: str | None = None
@@ -73,6 +77,7 @@ class Outbox:
                     raise sqlite3.DatabaseError(verdict)
                 rows = self._out.execute("SELECT receiver, count(*) FROM letter GROUP BY receiver")
                 self._count: Counter[str] = Counter(dict(rows.fetchall()))
+                self._sealer = _sealer(self._out, key, self.path)
             except sqlite3.DatabaseError as error:
                 raise StoredError(
                     f"{self.path} is no outbox, or a damaged one ({error})",
@@ -97,7 +102,8 @@ class Outbox:
                 (receiver, self._delivered.get(receiver, 0)),
             ).fetchone()
             if row:
-                return Letter(*row)
+                receiver, id, when, body, number = row
+                return Letter(receiver, id, when, self._sealer.unseal(body, id).decode(), number)
         with self._putting:
             return next((letter for letter in self._held if letter.receiver == receiver), None)
 
@@ -135,14 +141,14 @@ class Outbox:
         """What was last kept under `key`."""
         with contextlib.suppress(sqlite3.Error), self._taking:
             row = self._out.execute("SELECT value FROM state WHERE key = ?", (key,)).fetchone()
-            return default if row is None else json.loads(row[0])
+            return default if row is None else json.loads(self._sealer.unseal(row[0], key))
         return default
 
     def keep(self, key: str, value: Any) -> None:
         """Remember `value` (JSON) across restarts. What cannot be written now is not: it is worked out again."""
         with contextlib.suppress(sqlite3.Error), self._taking:
             if not self._closed:
-                self._out.execute("INSERT OR REPLACE INTO state VALUES (?, ?)", (key, json.dumps(value)))
+                self._out.execute("INSERT OR REPLACE INTO state VALUES (?, ?)", (key, self._sealer.seal(json.dumps(value).encode(), key)))
 
     def close(self) -> None:
         self.settle()
@@ -155,7 +161,8 @@ class Outbox:
         try:
             if not self._closed:
                 with _transaction(self._in):
-                    rows = [(letter.receiver, letter.id, letter.time, letter.body) for letter in self._held]
+                    seal = self._sealer.seal
+                    rows = [(letter.receiver, letter.id, letter.time, seal(letter.body.encode(), letter.id)) for letter in self._held]
                     self._in.executemany("INSERT INTO letter (receiver, id, time, body) VALUES (?, ?, ?, ?)", rows)
                 self._count.update(letter.receiver for letter in self._held)
                 self._held.clear()
@@ -195,6 +202,29 @@ def _connect(path: Path) -> sqlite3.Connection:
         db.close()
         raise
     return db
+
+
+def _sealer(db: sqlite3.Connection, key: bytes | None, path: Path) -> Sealer:
+    """What seals the outbox in `db`. One that was plain is sealed when a key comes. Raises StoredError where the key is another."""
+    row = db.execute("SELECT salt, proof FROM seal").fetchone()
+    if key is None:
+        if row:
+            raise StoredError(f"the outbox {path} is encrypted", "give the gallery's key with --key-file, or name another with --outbox")
+        return Plain()
+    vault = Vault(key, row[0] if row else os.urandom(SALT))
+    try:
+        if row:
+            vault.unseal(row[1], str(MARK))
+            return vault
+    except Broken as error:
+        raise StoredError(f"the outbox {path} is encrypted with another key", "name another with --outbox") from error
+    with _transaction(db):
+        db.execute("INSERT INTO seal VALUES (?, ?)", (vault.salt, vault.seal(PROOF, str(MARK))))
+        for number, id, body in db.execute("SELECT number, id, body FROM letter").fetchall():
+            db.execute("UPDATE letter SET body = ? WHERE number = ?", (vault.seal(body, id), number))
+        for name, value in db.execute("SELECT key, value FROM state").fetchall():
+            db.execute("UPDATE state SET value = ? WHERE key = ?", (vault.seal(value, name), name))
+    return vault
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import json
+import logging
 import re
 import socket
 from collections.abc import Callable, Iterable
@@ -17,6 +18,7 @@ from device.pipeline import Recogniser
 from device.program import InputError, MissingError
 
 GRACE = 5.0  # seconds at the end for what is still to be delivered
+LONGEST = 7 * 24 * 60  # minutes after which anybody is away
 NO_DISCOVERY = "none"
 PASSWORD, SECRET = "omokage-mqtt", "omokage-webhook"  # systemd's credentials
 
@@ -35,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--device-name", metavar="WORD", help="in topics: omokage/WORD/events (default: the name of this machine)")
     group.add_argument(
         "--away",
-        type=float,
+        type=_minutes,
         default=homeassistant.AWAY,
         metavar="MINUTES",
         help="somebody not seen for so long is not at home (default: %(default)g)",
@@ -46,14 +48,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--metrics", metavar="[ADDRESS:]PORT", help="serve /metrics (Prometheus) and /healthz; on loopback if no ADDRESS")
 
 
+def _minutes(word: str) -> float:
+    minutes = float(word)
+    if not 0 < minutes <= LONGEST:
+        raise argparse.ArgumentTypeError(f"{word} is not between 0 and {LONGEST}")
+    return minutes
+
+
 class Receivers:
-    """Those that `args` names, for a recogniser of the gallery at `gallery`; close them after use.
+    """Those that `args` names, for a recogniser of the gallery at `gallery`, encrypted with `key`; close them after use.
 
     `notify` gets a code, a message and a level. All methods return at once and never fail.
     Raises InputError (what cannot be meant, an outbox or a port in use), MissingError (a package) or StoredError (a damaged outbox).
     """
 
-    def __init__(self, args: argparse.Namespace, gallery: Path, notify: Callable[[str, str, str], None]):
+    def __init__(self, args: argparse.Namespace, gallery: Path, notify: Callable[[str, str, str], None], key: bytes | None = None):
         self._notify = notify
         self._presence: homeassistant.Presence | None = None
         self._outbox: Outbox | None = None
@@ -66,8 +75,9 @@ class Receivers:
             if self.metrics and args.metrics:
                 server = metrics.Server(self.metrics, *_listen(args.metrics))
                 self._stack.callback(server.close)
+                logging.getLogger("omokage").info(f"metrics are at {server.url}")
             if args.mqtt or args.webhook:
-                self._outbox = Outbox(args.outbox or gallery.with_name("outbox.db"))
+                self._outbox = Outbox(args.outbox or gallery.with_name("outbox.db"), key=key)
                 self._stack.callback(self._outbox.close)
                 self._carriers = self._meant(args, self._outbox)
             self._stack = self._stack.pop_all()
@@ -110,7 +120,9 @@ class Receivers:
     def close(self) -> None:
         """Deliver what can be delivered within GRACE; the rest waits for the next time."""
         for courier in self._couriers:
-            courier.close(GRACE)
+            courier.end(GRACE)
+        for courier in self._couriers:
+            courier.join()
         self._stack.close()
 
     def _meant(self, args: argparse.Namespace, outbox: Outbox) -> list[Carrier]:
@@ -118,7 +130,7 @@ class Receivers:
         if args.mqtt:
             where = mqtt.address(args.mqtt)
             topics = homeassistant.Topics(mqtt.device_name(args.device_name) if args.device_name else _own_name())
-            prefix = None if args.mqtt_discovery == NO_DISCOVERY else args.mqtt_discovery
+            prefix = None if args.mqtt_discovery == NO_DISCOVERY else mqtt.prefix(args.mqtt_discovery)
             self._presence = homeassistant.Presence(topics, args.away, prefix, outbox.recall("last seen", {}))
             password = _secret(args.mqtt_password_file, PASSWORD, "--mqtt-password-file")
             carriers.append(mqtt.Broker(where, password, self._presence, topics, outbox))

@@ -195,7 +195,7 @@ def recognize(args: argparse.Namespace) -> int:
     usual_far = bundle.FAR if args.far is None else None
     path, key = args.gallery or default_path(), vault.find_key(args.key_file)
     with contextlib.ExitStack() as stack:
-        told = voice.receivers = stack.enter_context(contextlib.closing(Receivers(args, path, voice.notice)))
+        told = voice.receivers = stack.enter_context(contextlib.closing(Receivers(args, path, voice.notice, key)))
         known = stack.enter_context(contextlib.closing(Known(path, used, judge, voice.notice, key=key, usual_far=usual_far)))
         encoder = stack.enter_context(contextlib.closing(open_encoder(used, args.backend, voice.notice)))
         detector = detect.of_arguments(args)

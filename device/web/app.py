@@ -83,7 +83,7 @@ class Pages:
     def timeline(self, request: Request) -> Response:
         """The part of today's page that changes, for its script."""
         facts = self._timeline(_day(request.query_params.get("day")))
-        tag = f'"{hashlib.sha256((self.home.state() + str(facts["day"])).encode()).hexdigest()[:16]}"'
+        tag = f'"{hashlib.sha256((self.home.state() + str((facts["day"], facts["watching"]))).encode()).hexdigest()[:16]}"'
         if request.headers.get("if-none-match") == tag:
             return Response(status_code=304, headers={"ETag": tag})
         response = self._page(request, "timeline.html", **facts, people=self.home.names())
@@ -131,7 +131,7 @@ class Pages:
     def face(self, request: Request) -> Response:
         """The crop of a template."""
         with self.home.opened() as gallery:
-            crop = gallery.picture(request.path_params["number"])
+            crop = gallery.picture(_number(request))
         if crop is None:
             raise HTTPException(404)
         return _picture(cv2.imencode(".jpg", cv2.cvtColor(crop, cv2.COLOR_RGB2BGR))[1].tobytes())
@@ -139,7 +139,7 @@ class Pages:
     def visit(self, request: Request) -> Response:
         """The crop of a visit."""
         with self.home.visits() as journal:
-            crop = journal.crop(request.path_params["number"])
+            crop = journal.crop(_number(request))
         if crop is None:
             raise HTTPException(404)
         return _picture(crop)
@@ -394,10 +394,19 @@ def _picture(jpeg: bytes) -> Response:
     return Response(jpeg, media_type="image/jpeg")
 
 
+def _number(request: Request) -> int:
+    """The number in an address, if a database can have it."""
+    number = request.path_params["number"]
+    if number >= 2**63:
+        raise HTTPException(404)
+    return number
+
+
 def _day(word: str | None) -> datetime:
     """The beginning of a day, here. Raises InputError."""
     try:
         chosen = date.fromisoformat(word) if word else datetime.now().date()
+        chosen + timedelta(days=1), chosen - timedelta(days=1)  # there are days around it
         return datetime(chosen.year, chosen.month, chosen.day).astimezone()
     except (ValueError, OverflowError, OSError) as error:
         raise InputError("that is no day", "choose one like 2026-01-31") from error

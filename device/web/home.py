@@ -103,8 +103,8 @@ class Memo:
     def _try(self, what: str, version: object, make: Callable[[], Any]) -> None:
         try:
             self.get(what, version, make)
-        except OmokageError as error:
-            logging.getLogger("omokage").warning("%s", error)
+        except Exception as error:  # nobody waits for it: it is told in the log, and tried again
+            logging.getLogger("omokage").warning("%s: %s", what, error)
 
     def get(self, what: str, version: object, make: Callable[[], T]) -> T:
         with self._lock:  # of many who ask at once, one works it out
@@ -168,13 +168,13 @@ class Home:
             far, version = self.far(), self._version(gallery)
         return self.memo.soon("checkup", (version, far), lambda: aside.call(_checked, self, far))
 
-    def rates(self) -> list[Rate]:
-        """What each of RATES costs; empty where there is nobody, or no cohort to tell."""
+    def rates(self) -> list[Rate] | None:
+        """What each of RATES costs; empty where there is nobody, or no cohort to tell. None while it is being found out."""
         if not self.is_there:
             return []
         with self.opened() as gallery:
             version = self._version(gallery)
-        return self.memo.get("rates", version, lambda: aside.call(_costs, self))
+        return self.memo.soon("rates", version, lambda: aside.call(_costs, self))
 
     def far(self) -> float:
         """The rate that is set, or the usual one."""

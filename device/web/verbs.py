@@ -71,14 +71,14 @@ def split(home: Home, name: str, new: str, templates: list[int]) -> Done:
     with home.opened() as gallery:
         count = gallery.split(name, new, templates)
         name, new = valid_name(name), valid_name(new)
-        return Done(f"made {new} of {counted(count)} of {name}", page=f"person {new}", change=gallery.change())
+        return Done(f"Made {new} of {counted(count)} of {name}", page=f"person {new}", change=gallery.change())
 
 
 def remove(home: Home, name: str) -> Done:
     with home.opened() as gallery:
         count = gallery.withdraw(name)
         hint = "in ten minutes it is deleted for good, with everything that could bring it back; until then it can be undone"
-        return Done(f"removed {valid_name(name)}: {counted(count)}", (hint,), "people", gallery.change())
+        return Done(f"Removed {valid_name(name)}: {counted(count)}", (hint,), "people", gallery.change())
 
 
 def undo(home: Home, change: int | None = None) -> Done:
@@ -87,7 +87,7 @@ def undo(home: Home, change: int | None = None) -> Done:
             raise InputError("something else was changed since then", "look at the changes, and undo the newest first")
         undone = gallery.undo()
     _in_journal(home, lambda journal: journal.take_back(undone.number))
-    return Done(f"undone: {undone.verb} of {undone.time[:16].replace('T', ' ')}")
+    return Done(f"Undone: {undone.verb} of {undone.time[:16].replace('T', ' ')}")
 
 
 def add(home: Home, name: str, files: Files) -> Done:
@@ -99,9 +99,11 @@ def add(home: Home, name: str, files: Files) -> Done:
     more = valid_name(name) in home.names()
     added, change = aside.call(_learnt, home, name, files, more)
     hints = (
-        [f"left out: {entry.error.wrong}" for entry in added.skipped] + added.hints + [f"{added.name} is {covered_words(added.covered)}"]
+        [f"left out: {entry.error.wrong}" for entry in added.skipped]
+        + [hint.replace(" (--more)", "") for hint in added.hints]
+        + [f"{added.name} is {covered_words(added.covered)}"]
     )
-    text = f"added {added.name}: {counted(added.added)}" + (f", {added.total} in all" if added.total != added.added else "")
+    text = f"Added {added.name}: {counted(added.added)}" + (f", {added.total} in all" if added.total != added.added else "")
     return Done(text, tuple(hints), f"person {added.name}", change)
 
 
@@ -131,7 +133,7 @@ def name_unknowns(home: Home, unknowns: list[int], name: str) -> Done:
 def ignore(home: Home, unknowns: list[int]) -> Done:
     with home.opened() as gallery:
         gone = gallery.forget(unknowns)
-    return Done(f"forgot {gone} unknown{'' if gone == 1 else 's'}; who comes again gets a new number")
+    return Done(f"Forgot {gone} unknown{'' if gone == 1 else 's'}; who comes again gets a new number")
 
 
 def never(home: Home, unknowns: list[int]) -> Done:
@@ -154,7 +156,7 @@ def learn(home: Home, visit: int, name: str) -> Done:
             total = gallery.add(name, [template], more, MOST)
             change = gallery.change()
         journal.answer(visit, "yes" if found.guess == name else "named", change)
-    return Done(f"that was {name}: {counted(total)}", change=change)
+    return Done(f"That was {name}: {counted(total)}", change=change)
 
 
 def yes(home: Home, visit: int) -> Done:
@@ -168,13 +170,13 @@ def no(home: Home, visit: int) -> Done:
         gone = gallery.deny(name, [journal.template(journal.visit(visit), home.used)])
         journal.answer(visit, "no", gallery.change())
         more = f"; {counted(gone)} deleted" if gone else ""
-        return Done(f"noted: that was not {name}{more}", change=gallery.change())
+        return Done(f"Noted: that was not {name}{more}", change=gallery.change())
 
 
 def far(home: Home, share: float) -> Done:
     with home.opened(create=True) as gallery:
         gallery.set_far(share)
-        return Done(f"of {round(1 / share)} strangers one may get a name, from now on", change=gallery.change())
+        return Done(f"Of {round(1 / share)} strangers one may get a name, from now on", change=gallery.change())
 
 
 VERBS: dict[str, Verb] = {
@@ -258,4 +260,4 @@ def _in_journal(home: Home, work: Callable[[Any], None]) -> None:
 
 
 def _told(unknowns: Sequence[int]) -> str:
-    return "unknown-" + ", unknown-".join(map(str, sorted(set(unknowns))))
+    return "Unknown-" + ", unknown-".join(map(str, sorted(set(unknowns))))

@@ -1,10 +1,15 @@
+import itertools
 import json
 import random
+import tempfile
 import threading
 import time
+import unittest.mock
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from device import courier, events
 from device.courier import Courier, Lost, Refused
@@ -64,7 +69,8 @@ def carry(outbox: Outbox, monkeypatch):
             outbox.put(["test"], events.notice("test", "info", text))
         made = Courier(carrier, outbox, lambda *told: notices.append(told))
         assert carrier.all.wait(10)
-        made.close(5.0)
+        made.end(5.0)
+        made.join()
         assert not made._thread.is_alive()
         return notices, pauses
 
@@ -134,7 +140,8 @@ def test_it_ends_at_once_where_the_receiver_is_away(outbox: Outbox):
     outbox.put(["test"], events.notice("test", "info", "a"))
     assert told.wait(10)
     began = time.monotonic()
-    made.close(60.0)
+    made.end(60.0)
+    made.join()
     assert time.monotonic() - began < 30
     assert outbox.waiting("test") == 1
 
@@ -144,6 +151,46 @@ def test_what_came_last_is_delivered_before_the_end(outbox: Outbox):
     made = Courier(carrier, outbox, lambda *_: None)
     for number in range(50):
         outbox.put(["test"], events.notice("test", "info", str(number)))
-    made.close(30.0)
+    made.end(30.0)
+    made.join()
     assert carrier.got == [str(number) for number in range(50)]
     assert made.delivered == 50
+
+
+class Unreliable(Carrier):
+    """Its script is of what happens to each event: "no" (lost before it arrived), "once" (it arrived, and nobody heard), "yes"."""
+
+    def open(self) -> None:
+        self.opened += 1
+
+    def deliver(self, letter: Letter) -> None:
+        luck = self.script.pop(0) if self.script else "yes"
+        if luck != "no":
+            self.got.append(letter.id)
+        if luck != "yes":
+            raise Lost(luck)
+
+
+@settings(max_examples=25, deadline=None)
+@given(script=st.lists(st.sampled_from(["no", "once", "yes"]), max_size=20), count=st.integers(1, 6), restarts=st.lists(st.integers(0, 5)))
+def test_whatever_goes_wrong_all_arrive_in_order_and_doubles_follow_at_once(script: list[str], count: int, restarts: list[int]):
+    with tempfile.TemporaryDirectory() as folder, unittest.mock.patch.multiple(courier, FIRST=1e-4, LONGEST=1e-3):
+        carrier, told = Unreliable(*script), []
+        outbox = Outbox(Path(folder) / "outbox.db")
+        for number in range(count):
+            told.append(events.notice("test", "info", str(number)))
+            outbox.put(["test"], told[-1])
+            if number in restarts:  # the recogniser ends and starts anew, whatever has arrived by then
+                ended = Courier(carrier, outbox, lambda *_: None)
+                ended.end(0.01)
+                ended.join()
+                outbox.close()
+                outbox = Outbox(Path(folder) / "outbox.db")
+        made = Courier(carrier, outbox, lambda *_: None)
+        while outbox.waiting("test"):
+            assert made._thread.is_alive()
+            time.sleep(1e-3)
+        made.end(5.0)
+        made.join()
+        outbox.close()
+    assert [id for id, _ in itertools.groupby(carrier.got)] == [event["id"] for event in told]

@@ -70,7 +70,8 @@ class House:
         return event["id"]
 
     def close(self) -> None:
-        self.courier.close(5.0)
+        self.courier.end(5.0)
+        self.courier.join()
         self.outbox.close()
 
 
@@ -171,6 +172,16 @@ def test_a_topic_that_may_not_be_written_is_told(pretended: Pretended, house):
     assert home.outbox.waiting("mqtt") == 1
 
 
+def test_without_leave_for_discovery_events_arrive_all_the_same(pretended: Pretended, house, caplog):
+    pretended.judge = lambda topic: NOT_AUTHORIZED if topic.startswith("homeassistant/") else SUCCESS
+    home = house(pretended.port)
+    told = home.tell(judged("seen", "Ada"))
+    until(lambda: ids(pretended) == [told] and home.outbox.waiting("mqtt") == 0)
+    assert home.notices == []
+    (line,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert "does not take homeassistant/" in line and line.endswith(": Not authorized. Check what its user may write")
+
+
 def test_who_is_removed_is_withdrawn_also_if_that_happened_meanwhile(pretended: Pretended, house):
     home = house(pretended.port)
     home.tell(judged("seen", "Ada"))
@@ -217,7 +228,8 @@ def test_a_broker_that_is_not_there_does_not_hold_the_end_up(house):
     until(lambda: home.notices)
     assert home.notices[0][0] == "mqtt-lost"
     assert f"the broker 127.0.0.1:{port} is lost (Connection refused): events wait in " in home.notices[0][1]
-    home.courier.close(60.0)
+    home.courier.end(60.0)
+    home.courier.join()
     assert not home.courier._thread.is_alive()
 
 

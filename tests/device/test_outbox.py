@@ -131,6 +131,28 @@ def test_names_are_for_the_owner_alone_and_overwritten_when_they_are_gone(path: 
     assert b"Zebedee" not in path.read_bytes()
 
 
+def test_under_a_key_nothing_about_people_can_be_read(path: Path):
+    key, other = bytes(range(32)), bytes(32)
+    plain = Outbox(path)
+    plain.put(["mqtt"], event("Zebedee"))
+    plain.keep("people", {"zebedee": 1.5})
+    plain.close()
+    assert b"ebedee" in path.read_bytes()
+    sealed = Outbox(path, key=key)  # from now on
+    sealed.put(["mqtt"], event("Zebedee again"))
+    sealed.close()
+    content = path.read_bytes()
+    assert b"ebedee" not in content and b"people" in content
+    for wrong, says in ((None, "is encrypted: give the gallery's key"), (other, "is encrypted with another key")):
+        with pytest.raises(StoredError, match=says):
+            Outbox(path, key=wrong)
+    assert path.read_bytes() == content
+    again = Outbox(path, key=key)
+    assert again.recall("people", {}) == {"zebedee": 1.5}
+    assert drain(again) == ["Zebedee", "Zebedee again"]
+    again.close()
+
+
 def test_one_process_at_a_time(path: Path, outbox: Outbox):
     with pytest.raises(InputError, match="in use by another recogniser: end that one, or name another with --outbox"):
         Outbox(path)

@@ -160,6 +160,7 @@ def test_the_password_of_a_camera_is_in_no_event(call, user: str, query: str, no
         (["--mqtt", "mqtt://broker", "--mqtt-password-file", "nowhere"], 2, "the file nowhere cannot be read"),
         (["--mqtt", "mqtt://broker", "--mqtt-password-file", "EMPTY"], 2, "is to hold one line"),
         (["--mqtt", "mqtt://broker", "--device-name", "a/b"], 2, "cannot stand in a topic"),
+        (["--mqtt", "mqtt://broker", "--mqtt-discovery", "ha/#"], 2, "topics cannot begin with 'ha/#'"),
         (["--webhook", f"site/{SECRET}"], 2, "no http:// or https:// address"),
         (["--webhook", "https://site/", "--webhook-secret-file", "SHORT"], 2, "has less than 16 bytes"),
         (["--mqtt", "mqtt://broker", "--outbox", "SHORT"], 4, "is no outbox, or a damaged one"),
@@ -183,14 +184,22 @@ def test_a_wrong_call_is_one_line_without_a_secret(words, status, says, astronau
     assert says in err and "s3cret" not in err
 
 
+@pytest.mark.parametrize("minutes", ["0", "-1", "nan", "inf", "soon"])
+def test_nobody_is_away_at_once_or_never(minutes: str, capsys):
+    with pytest.raises(SystemExit) as end:
+        recognize.main(["--source", "x", "--away", minutes])
+    assert end.value.code == 2
+    assert "--away" in capsys.readouterr().err
+
+
 def test_a_full_disk_is_told_once_and_what_is_held_is_delivered(
     call, enrolled, pretended: Pretended, astronaut: Path, grace_hopper: Path, tmp_path: Path, monkeypatch
 ):
     class Full(Outbox):
         """What SQLite refuses to write, it refuses."""
 
-        def __init__(self, path: Path):
-            super().__init__(path)
+        def __init__(self, path: Path, **more):
+            super().__init__(path, **more)
             self._in.execute("PRAGMA query_only = ON")
 
     monkeypatch.setattr(receivers, "Outbox", Full)
@@ -240,6 +249,20 @@ def test_a_secret_may_be_a_credential_of_systemd(call, enrolled, pretended: Pret
 def test_without_being_asked_nobody_is_told_and_no_outbox_is_made(call, enrolled, astronaut: Path):
     assert call("--source", astronaut)[0] == 0
     assert not default_path().with_name("outbox.db").exists()
+
+
+def test_with_an_encrypted_gallery_the_outbox_is_encrypted_too(
+    call, pretended: Pretended, nobody: int, astronaut: Path, tmp_path: Path, capsys
+):
+    key = tmp_path / "key"
+    key.write_bytes(bytes(range(32)))
+    assert enroll.main(["add", "Eileen Collins", str(astronaut), "--key-file", str(key)]) == 0
+    capsys.readouterr()
+    _, told, _ = call("--source", astronaut, "--key-file", key, "--mqtt", f"mqtt://127.0.0.1:{nobody}")
+    assert "Eileen Collins" in [event.get("name") for event in told]
+    assert b"ileen" not in (tmp_path / "outbox.db").read_bytes()
+    _, later, _ = call("--source", astronaut, "--key-file", key, "--mqtt", f"mqtt://127.0.0.1:{pretended.port}")
+    assert [json.loads(payload)["id"] for payload in pretended.payloads(EVENTS)] == [event["id"] for event in told + later]
 
 
 def test_the_default_installation_needs_neither_package(call, enrolled, astronaut: Path, monkeypatch):

@@ -134,7 +134,8 @@ def test_events_arrive_in_order_after_a_failure_with_the_same_id(site, tmp_path:
     made = Courier(Webhook(there.url), outbox, lambda code, message, level: notices.append((code, message)))
     while outbox.waiting("webhook"):
         assert made._thread.is_alive()
-    made.close(5.0)
+    made.end(5.0)
+    made.join()
     outbox.close()
     ids = [headers["webhook-id"] for headers, _ in there.posts]
     a, b, c = (event["id"] for event in told)

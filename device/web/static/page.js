@@ -34,7 +34,9 @@
         if (answer.redirected) location.reload();
         if (answer.status !== 200) return;
         tag = answer.headers.get("ETag") || "";
+        const before = timeline.firstElementChild.dataset.watching;
         timeline.innerHTML = await answer.text();
+        if (timeline.firstElementChild.dataset.watching !== before) location.reload();  // the recogniser has come, or gone
       } catch { /* the page is away for a moment: try again */ }
     }, 3000);
   }
