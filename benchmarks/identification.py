@@ -34,7 +34,7 @@ def measure(encoder: evaluate.Encoder, teacher: evaluate.Encoder, folder: Path) 
     """The results of `encoder`, each with the teacher's (`against`) and its share of them."""
     detector = YunetDetector(folder / "detectors" / "yunet_n_dynamic.onnx")
     people = identification.photo_crops(folder / "lfw" / "raw.zip", detector)
-    negatives = identification.cohort(folder / "crops" / "cohort.txt", evaluate.NEGATIVES)
+    negatives = identification.cohort(folder / "crops" / "cohort.txt")
     both = (identification.identify(used.identity, used.embed, people, negatives, PROTOCOL) for used in (encoder, teacher))
     return [
         ours.as_json() | {"crops": len(people), "against": theirs.as_json() | {"share": ours.share_of(theirs)}}

@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import http.client
 import json
+import os
 import re
 import statistics
 import subprocess
@@ -28,12 +29,12 @@ from benchmarks.pipeline import prepare
 from device import demo, draw, enroll
 from device.camera import open_source
 from device.gallery import Gallery
-from device.journal import SOCKET, default_folder
+from device.journal import default_folder
 from device.program import HOLDS_NOT, InputError, Parser, run
 from device.web.home import Home
 
 ROOT = Path(__file__).resolve().parents[1]
-VIEWERS, WINDOW = 3, 12.0  # seconds of each look at the frame rate
+VIEWERS, WINDOW = 3, 6.0  # seconds of each look at the frame rate
 A_MINUTE, WORKERS = 1000, 4
 KEPT, MEMORY, SLOWEST, LEAK = 0.95, 60.0, 300.0, 4.0  # promised: share of the rate, MB, ms of the 99th percentile, MB after warm-up
 PAGES = ("/", "/timeline", "/people", "/person?name=p1", "/unknowns", "/review", "/changes", "/settings", "/new", "/timeline", "/healthz")
@@ -109,11 +110,18 @@ def frames(setup: Setup) -> int:
     return int(float(found[1])) if found else 0
 
 
-def rate(setup: Setup) -> float:
-    """Frames a second for the next WINDOW."""
-    before, start = frames(setup), time.perf_counter()
+def rate(setup: Setup, pid: int) -> tuple[float, float]:
+    """Frames a second for the next WINDOW, and frames in a second of the recogniser's processor time."""
+    before, start, used = frames(setup), time.perf_counter(), processor(pid)
     time.sleep(WINDOW)
-    return (frames(setup) - before) / (time.perf_counter() - start)
+    done, elapsed = frames(setup) - before, time.perf_counter() - start
+    return done / elapsed, done / (processor(pid) - used)
+
+
+def processor(pid: int) -> float:
+    """Seconds of all cores that a process has used."""
+    words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def memory(pid: int, what: str = "Pss") -> float:
@@ -153,27 +161,32 @@ def watched(port: int) -> Iterator[Counter]:
 
 
 def with_viewers(setup: Setup, rounds: int) -> bool:
-    """The frame rate alone and watched, in turns; and what the page and the watching take in memory."""
-    alone, seen = [], []
+    """The frame rate alone and watched, in turns; and what the page and the watching take in memory.
+
+    Other programs on the machine spoil frames a second, and frames a second of the recogniser's own processor time much less.
+    """
+    ratios, thrift, grown = [], [], 0.0
     with recogniser(setup, "-c", PROGRAM) as recognition, page(setup) as (server, port):
-        while frames(setup) < 300:
+        while frames(setup) < 2000:
             time.sleep(0.2)
         get(port, "/")
-        before = memory(recognition.pid)
-        for number in range(rounds):
-            alone.append(rate(setup))
+        for number in range(1, rounds + 1):
+            alone, before = rate(setup, recognition.pid), memory(recognition.pid)
             with watched(port) as counted:
                 time.sleep(1.0)
-                seen.append(rate(setup))
-            print(
-                f"| {number + 1} | {alone[-1]:.1f} | {seen[-1]:.1f} | {seen[-1] / alone[-1]:.3f} | {counted['bytes'] / 1e6:.1f} |",
-                flush=True,
-            )
-        grown, own = memory(recognition.pid) - before, memory(server.pid)
-        whole = memory(server.pid, "Rss")
-    kept = statistics.median(b / a for a, b in zip(alone, seen, strict=True))
-    print(f"\nkept: {kept:.1%} of the frame rate (median of {rounds}; promised: {KEPT:.0%})")
-    print(f"memory: page {own:.1f} MB (Pss; Rss {whole:.1f}), recogniser {grown:+.1f} MB while watched (promised: {MEMORY:.0f} in all)\n")
+                seen, after = rate(setup, recognition.pid), memory(recognition.pid)
+            ratios.append(seen[0] / alone[0])
+            thrift.append(seen[1] / alone[1])
+            grown = after - before if number == 1 else grown
+            told = f"{alone[0]:.1f} | {seen[0]:.1f} | {ratios[-1]:.3f} | {thrift[-1]:.3f} | {before:.1f} | {after:.1f} | {counted['bytes'] / 1e6:.1f}"
+            print(f"| {number} | {told} |", flush=True)
+        own, whole = memory(server.pid), memory(server.pid, "Rss")
+    kept = statistics.median(ratios)
+    told = f"of the frame rate, {statistics.median(thrift):.1%} of the frames in a second of processor time"
+    print(f"\nkept: {kept:.1%} {told} (medians of {rounds}; promised: {KEPT:.0%})")
+    print(
+        f"memory: page {own:.1f} MB (Pss; Rss {whole:.1f}), recogniser {grown:+.1f} MB when first watched (promised: {MEMORY:.0f} in all)\n"
+    )
     return kept >= KEPT and own + max(grown, 0) <= MEMORY
 
 
@@ -207,9 +220,8 @@ def under_load(setup: Setup, minutes: float) -> bool:
     wrong = sum(count for status, count in setup.statuses.items() if status >= 500 or status == 0)
     leak = max(marks[1:], default=marks[0]) - marks[min(1, len(marks) - 1)]
     p99 = percentile(setup.pages)
-    print(
-        f"\nanswers: {dict(sorted(setup.statuses.items()))}; p99 of pages {p99:.0f} ms (promised: {SLOWEST:.0f}), of all else {percentile(setup.others):.0f}"
-    )
+    print(f"\nanswers: {dict(sorted(setup.statuses.items()))}")
+    print(f"p99 of pages {p99:.0f} ms (promised: {SLOWEST:.0f}), of all else {percentile(setup.others):.0f}")
     print(f"memory of the page grew by {leak:.1f} MB after the second minute (promised: flat, less than {LEAK:.0f})")
     return not wrong and p99 < SLOWEST and leak < LEAK
 
@@ -262,7 +274,8 @@ def _main(args: argparse.Namespace) -> int:
             demo.call(enroll.main, "add", person, clips[f"{person}-a"], "--gallery", setup.gallery, "--detector-model", detector)
         kept = flat = True
         if args.rounds:
-            print("| round | frames/s alone | with the page and three viewers | ratio | MB sent |\n|---|---|---|---|---|")
+            heads = "round", "frames/s alone", "watched", "ratio", "of processor time", "MB recogniser", "watched", "MB sent"
+            print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
             kept = with_viewers(setup, args.rounds)
         if args.minutes:
             flat = under_load(setup, args.minutes)
@@ -275,7 +288,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = Parser(__doc__)
     parser.add_argument("--data", type=Path, default=demo.shared_data(), help="the shared data (default $OMOKAGE_DATA)")
     parser.add_argument("--minutes", type=float, default=10, help="of steady load; 0 for none (default: %(default)g)")
-    parser.add_argument("--rounds", type=int, default=5, help="looks at the frame rate; 0 for none (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=10, help="looks at the frame rate; 0 for none (default: %(default)s)")
     return run(_main, parser, argv)
 
 

@@ -30,7 +30,6 @@ from train import data, groups, labels, metrics, plots, probes
 from train.identification import CLASSIFIERS, Protocol, cohort, identify, photo_crops
 
 Embed = Callable[[np.ndarray], np.ndarray]
-NEGATIVES = 1000  # strangers that the SVM learns from
 
 
 @dataclass(frozen=True)
@@ -158,7 +157,9 @@ def _protocol(args: argparse.Namespace) -> Protocol:
 
 
 def _negatives(args: argparse.Namespace) -> data.Crops | None:
-    return cohort(args.cohort or _cohort_list(), NEGATIVES) if "svm" in args.classifier else None
+    """The strangers; None where none are at hand and nearest neighbours do without."""
+    listed = args.cohort or _cohort_list()
+    return cohort(listed) if args.cohort or "svm" in args.classifier or listed.is_file() else None
 
 
 def _cohort_list() -> Path:
@@ -338,7 +339,7 @@ def _identify_arguments(verb: argparse.ArgumentParser, shots: tuple[int, ...], c
     verb.add_argument("--pictures", type=int, default=Protocol.pictures, help="of each person at most, drawn by seed (default %(default)s)")
     verb.add_argument("--least", type=int, help="people with fewer pictures stay out (default: as many as --pictures)")
     verb.add_argument("--seeds", type=int, default=Protocol.seeds, help="splits (default %(default)s)")
-    verb.add_argument("--cohort", type=Path, metavar="FILE", help="the SVM's negatives: list of crops, which lie beside it")
+    verb.add_argument("--cohort", type=Path, metavar="FILE", help="strangers by whom scores are normalised and an SVM learns: list of crops, which lie beside it")
     detect.add_arguments(verb)
 
 

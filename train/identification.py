@@ -138,7 +138,7 @@ def identify(
     """Open-set identification over the protocol's seeds, pooled. The crops are embedded once, when the first result is asked for.
 
     `people`: labelled crops (source/person/picture), of which LFW's known doubles are left out; `negatives`: crops of people
-    who take no part, which only the SVM wants. Raises InputError, at once, where there are too few people.
+    who take no part, by whom scores are normalised and the SVM learns. Raises InputError, at once, where there are too few people.
     """
     identities = without_doubles(people.names, labels.read(people.names)[0])
     protocol.people(identities)
@@ -217,10 +217,9 @@ def _face(photo: Path, name: Path, detector: Detector) -> np.ndarray | None:
     return found
 
 
-def cohort(path: Path, most: int | None = None) -> data.Crops:
-    """The crops of strangers that the list `path` names, out of the folders and zips beside it; evenly thinned to `most`."""
-    names = sorted(data.read_list(path))
-    step = max(len(names) // most, 1) if most else 1
+def cohort(path: Path) -> data.Crops:
+    """The crops of strangers that the list `path` names, out of the folders and zips beside it."""
+    names = data.read_list(path)
     sources = sorted({name.split("/")[0] for name in names})
     beside = [path.parent / source if (path.parent / source).is_dir() else path.parent / f"{source}.zip" for source in sources]
-    return data.read_crops(beside, only=set(names[::step]))
+    return data.read_crops(beside, only=names)

@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 import cv2
+from anyio import to_thread
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -40,6 +41,7 @@ from device.web.verbs import VERBS, Done, Verb, parsed
 HERE = Path(__file__).parent
 KINDS = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
 SWEEP = 20.0  # seconds between two looks for removals that are due
+THREADS = 6  # that answer: each takes memory of its own, and there are few cores
 TOLD = 500  # sessions for which a message waits
 EXAMINED = 60.0  # seconds for which the doctor's table is kept
 STATUS = {InputError: 400, StoredError: 503}
@@ -339,6 +341,7 @@ def make(pages: Pages) -> Starlette:
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        to_thread.current_default_thread_limiter().total_tokens = THREADS
         sweeping = asyncio.create_task(_sweep(pages.home))
         yield
         sweeping.cancel()

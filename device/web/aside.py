@@ -3,6 +3,7 @@
 The page stays small that way, and a picture that makes a decoder fail, hang or grow harms nobody.
 """
 
+import os
 import pickle
 import resource
 import subprocess
@@ -41,6 +42,7 @@ def call(function: Callable[..., T], *args: Any) -> T:
 def _main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    os.nice(5)  # neither the recogniser nor the pages are to wait for it
     function, args = pickle.load(sys.stdin.buffer)
     done = failed = None
     try:

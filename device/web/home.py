@@ -7,6 +7,7 @@ import json
 import logging
 import socket
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -87,7 +88,7 @@ class Memo:
 
     def __init__(self) -> None:
         self._kept: dict[str, tuple[object, Any]] = {}
-        self._lock = threading.Lock()
+        self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._looking: dict[str, threading.Thread] = {}
 
     def soon(self, what: str, version: object, make: Callable[[], T]) -> T | None:
@@ -107,7 +108,7 @@ class Memo:
             logging.getLogger("omokage").warning("%s: %s", what, error)
 
     def get(self, what: str, version: object, make: Callable[[], T]) -> T:
-        with self._lock:  # of many who ask at once, one works it out
+        with self._locks[what]:  # of many who ask at once, one works it out
             if what not in self._kept or self._kept[what][0] != version:
                 self._kept[what] = version, make()
             return self._kept[what][1]
