@@ -22,11 +22,11 @@ import numpy as np
 
 from device import bundle, openset
 from device.bundle import Bundle
+from device.classify import Neighbours
 from device.coverage import MOST
 from device.gallery import Gallery, Template
 from device.known import Judge, Known
 from device.program import HOLDS_NOT, Parser, run
-from device.search import Index
 
 SEARCH_MS, ADD_MS = 10.0, 100.0
 EACH = 3  # templates of each person who is there
@@ -63,7 +63,7 @@ def median_ms(work: Callable[[], object], rounds: int = ROUNDS) -> tuple[float, 
 
 
 def search(count: int, used: Bundle) -> float:
-    """Prints a table; the milliseconds of a search in an Index."""
+    """Prints a table; the milliseconds of a verdict, normalised scores and all."""
     random = np.random.default_rng(0)
     rows = unit(random.normal(size=(count, used.dimension)))
     probe = unit(random.normal(size=(1, used.dimension)))[0]
@@ -79,11 +79,13 @@ def search(count: int, used: Bundle) -> float:
         np.fill_diagonal(own, -1)
         same = (own.argmax(1) == exact.argmax(1)).mean()
         print(f"| {kind} | {stored.nbytes / 1e6:.0f} | {middle:.1f} ({shortest:.1f}) | {abs(own - exact).max():.5f} | {same:.3f} |")
-    index = Index(rows, [f"person {number // EACH}" for number in range(count)])
-    middle, shortest = median_ms(lambda: index.best(probe))
-    near = median_ms(lambda: index.nearest(probe, 10))[0]
+    names = [f"person {number // EACH}" for number in range(count)]
+    nearest = Neighbours(rows, names)
+    decider, _ = Judge.of(used).judge(rows, names, nearest)
+    middle, shortest = median_ms(lambda: decider.decide(probe))
+    near = median_ms(lambda: nearest.index.nearest(probe, 10))[0]
     print(
-        f"\nthe two best of {len(index.people)} people: {middle:.1f} ms (shortest {shortest:.1f}); the ten nearest templates: {near:.1f} ms"
+        f"\na verdict among {len(nearest.people)} people: {middle:.1f} ms (shortest {shortest:.1f}); the nearest templates: {near:.1f} ms"
     )
     return shortest
 

@@ -132,7 +132,7 @@ def memory(pid: int, what: str = "Pss") -> float:
 @contextlib.contextmanager
 def watched(port: int) -> Iterator[Counter]:
     """VIEWERS with the first page open: the live view, and the timeline every three seconds. Counts bytes."""
-    seen: Counter[str] = Counter()
+    seen: Counter[int] = Counter()  # by thread
     ending = threading.Event()
 
     def watch() -> None:
@@ -140,7 +140,7 @@ def watched(port: int) -> Iterator[Counter]:
             connection.request("GET", "/live.mjpg")
             answer = connection.getresponse()
             while not ending.is_set():
-                seen["bytes"] += len(answer.read1(65536))
+                seen[threading.get_ident()] += len(answer.read1(65536))
 
     def follow() -> None:
         tag = ""
@@ -178,8 +178,8 @@ def with_viewers(setup: Setup, rounds: int) -> bool:
             ratios.append(seen[0] / alone[0])
             thrift.append(seen[1] / alone[1])
             grown = after - before if number == 1 else grown
-            told = f"{alone[0]:.1f} | {seen[0]:.1f} | {ratios[-1]:.3f} | {thrift[-1]:.3f} | {before:.1f} | {after:.1f} | {counted['bytes'] / 1e6:.1f}"
-            print(f"| {number} | {told} |", flush=True)
+            told = f"{alone[0]:.1f} | {seen[0]:.1f} | {ratios[-1]:.3f} | {thrift[-1]:.3f} | {before:.1f} | {after:.1f}"
+            print(f"| {number} | {told} | {sum(counted.values()) / 1e6:.1f} |", flush=True)
         own, whole = memory(server.pid), memory(server.pid, "Rss")
     kept = statistics.median(ratios)
     told = f"of the frame rate, {statistics.median(thrift):.1%} of the frames in a second of processor time"

@@ -2,12 +2,13 @@
 
   python benchmarks/open_set.py --encoder models/omokage-s --data ../shared/data --out build/open-set
   python benchmarks/open_set.py --people celeba --out build/open-set-celeba
+  python benchmarks/open_set.py --people celeba --apart --out build/open-set-apart
 
 Per seed 30 people are enrolled with 3 pictures each; 5,000 strangers, a picture each, and up to 5 more pictures of each enrolled
 person are looked for, by nearest neighbours and by SVM, at --far 0.01 and 0.001, with the cohort of real strangers and with a
 synthetic one drawn from a density fitted to it. LFW's known doubles are left out. --people celeba takes CelebA's people instead,
-who are in no cohort: device/openset.py's FACTOR, how much more often strangers are named than the cohort's, is chosen on them,
-and not on LFW. A promise is kept in a seed if the share of
+who are in no cohort: what device/openset.py says of how much higher strangers score than the cohort was chosen on them, and not on
+LFW. With --apart no other picture of CelebA is in the cohort either. A promise is kept in a seed if the share of
 strangers who are named is at most FAR, or, where the cohort is too small for FAR, the bound that the recogniser tells. Exit
 status 1 if with the real cohort one is kept in fewer than 9 of 10 seeds, or used up by less than a third on average. --out gets
 open_set.json, open_set.md, reliability.svg and rates.svg.
@@ -33,6 +34,7 @@ from train.embedded import Embedded
 FARS = (0.01, 0.001)
 PEOPLE, SHOTS, PROBES, STRANGERS, SEEDS = 30, 3, 5, 5000, 10
 KEPT, USED = 0.9, 1 / 3
+CELEBA = "celeba10k/"
 
 
 @dataclass(frozen=True)
@@ -68,11 +70,13 @@ class Split:
     strangers: np.ndarray
 
 
-def strangers(encoder: evaluate.Encoder, folder: Path) -> openset.Cohort:
-    """The cohort of the encoder's bundle; of an encoder without one, that of the shared data, rounded as a bundle keeps it."""
-    if encoder.bundle is not None and (cohort := openset.load(encoder.bundle)) is not None:
+def strangers(encoder: evaluate.Encoder, folder: Path, apart: bool) -> openset.Cohort:
+    """The cohort of the encoder's bundle. Where it has none, and `apart` from CelebA: that of the shared data, as a bundle keeps it."""
+    if not apart and encoder.bundle is not None and (cohort := openset.load(encoder.bundle)) is not None:
         return cohort
-    rows = encoder.embed(identification.cohort(folder / "crops" / "cohort.txt").images)
+    crops = identification.cohort(folder / "crops" / "cohort.txt")
+    kept = [not (apart and name.startswith(CELEBA)) for name in crops.names]
+    rows = encoder.embed(crops.images[kept])
     return openset.Cohort(openset.unit(np.round(rows * 127)), len(rows))
 
 
@@ -81,7 +85,7 @@ def everybody(people: str, encoder: evaluate.Encoder, folder: Path) -> Embedded:
     if people == "lfw":
         return embedded.lfw(encoder, folder)
     found = embedded.celeba(encoder, folder)
-    return found.only(np.array([name.startswith("celeba10k/") for name in found.names]))
+    return found.only(np.array([name.startswith(CELEBA) for name in found.names]))
 
 
 def split(embeddings: np.ndarray, people: dict[str, np.ndarray], seed: int) -> Split:
@@ -186,7 +190,7 @@ def _main(args: argparse.Namespace) -> int:
     if not (args.data / "lfw").is_dir():
         raise InputError(f"{args.data} is not the shared data", "name its folder with --data")
     encoder = evaluate.open_encoder(args.encoder or bundle.find(None).path)
-    known, real = everybody(args.people, encoder, args.data), strangers(encoder, args.data)
+    known, real = everybody(args.people, encoder, args.data), strangers(encoder, args.data, args.apart)
     people = {str(number): np.flatnonzero(known.identities == number) for number in np.unique(known.identities)}
     cohorts = {"real": real, "synthetic": openset.Cohort(openset.synthetic(real.embeddings), real.strangers)}
     rows: list[Row] = []
@@ -215,6 +219,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--encoder", type=Path, help="what evaluate.py takes (default: the newest shipped bundle)")
     parser.add_argument("--data", type=Path, default=shared_data(), help="the shared data (default $OMOKAGE_DATA)")
     parser.add_argument("--people", choices=("lfw", "celeba"), default="lfw", help="who comes (default: %(default)s)")
+    parser.add_argument("--apart", action="store_true", help="leave CelebA out of the cohort")
     parser.add_argument("--out", type=Path, default=Path("build/open-set"))
     parser.add_argument("--seeds", type=int, default=SEEDS, help="galleries that are drawn (default: %(default)s)")
     return run(_main, parser, argv)

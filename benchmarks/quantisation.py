@@ -4,7 +4,7 @@
   python benchmarks/quantisation.py models/omokage-s --hard 2
 
 Measures on LFW's 6,000 pairs: float, TensorFlow Lite's own post-training quantisation, and quantize.py's three ways (ptq,
-calibrated as its sweep chooses; qat; distill), each with the paired bootstrap interval of what it loses, and how like float
+qat and distill, all calibrated as its sweep chooses), each with the paired bootstrap interval of what it loses, and how like float
 the embeddings of held-out crops stay. With --hard that of a MobileNetV2 with swish, which the given encoder teaches first (it
 is kept in --out and not trained twice). Writes ENCODER.json and ENCODER.md to --out.
 """
@@ -29,12 +29,13 @@ from device.embed import Encoder
 from device.program import InputError, Parser, run
 from train import data, encoders, evaluate, finetune, probes
 
+OWN_CROPS = 512  # that calibrate TensorFlow Lite's own
 CROPS = ("utkface.zip", "aaf.zip", "celeba10k.zip")
 HARD: dict[str, Any] = {"architecture": "mobilenetv2", "width": 0.5, "activation": "swish", "rate": 3e-3}
 
 
-def own_ptq(source: quantize.Source, settings: quantize.Settings) -> bytes:
-    """TensorFlow Lite's own post-training quantisation of the same encoder, calibrated on the same crops."""
+def own_ptq(source: quantize.Source) -> bytes:
+    """TensorFlow Lite's own post-training quantisation of the same encoder, calibrated on OWN_CROPS of the same crops."""
 
     @tf.function(input_signature=[tf.TensorSpec((1, *source.teacher.input_shape[1:]), tf.float32, name="crop")])
     def embed(crop: tf.Tensor) -> tf.Tensor:
@@ -42,7 +43,7 @@ def own_ptq(source: quantize.Source, settings: quantize.Settings) -> bytes:
 
     converter = tf.lite.TFLiteConverter.from_concrete_functions([embed.get_concrete_function()], source.teacher)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    converter.representative_dataset = lambda: ([encoders.scale(crop[None])] for crop in source.images[: settings.calibration])
+    converter.representative_dataset = lambda: ([encoders.scale(crop[None])] for crop in source.images[:OWN_CROPS])
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
     converter.inference_input_type = tf.uint8
     converter.inference_output_type = tf.uint8
@@ -51,9 +52,9 @@ def own_ptq(source: quantize.Source, settings: quantize.Settings) -> bytes:
 
 def ways(source: quantize.Source, settings: quantize.Settings) -> Iterator[tuple[str, Callable[[], quantize.Quantised | bytes]]]:
     """(name, what makes the int8 model) of every way, from the simplest on."""
-    yield "TensorFlow Lite's own", lambda: own_ptq(source, settings)
+    yield "TensorFlow Lite's own", lambda: own_ptq(source)
     for method in quantize.METHODS:
-        yield method, lambda method=method: quantize.quantise(source, replace(settings, method=method, sweep=method == "ptq"))
+        yield method, lambda method=method: quantize.quantise(source, replace(settings, method=method))
 
 
 def measure(

@@ -78,7 +78,7 @@ class Judge:
             scores = scorer.scores(self._unmet, self.impostors.strangers()).max(axis=1)
             genuine, own = rehearse(lambda rows, whose: self.normalised(self.train(rows, whose), rows, whose), embeddings, names)
         # Synthetic strangers stand for as many real ones, whichever of them are looked at.
-        return scorer, Evidence(scores, min(self._cohort.strangers, len(self._unmet)), genuine, own)
+        return scorer, Evidence(scores, min(self._cohort.strangers, len(self._unmet)), genuine, own, len(classifier.people))
 
     def judge(
         self,

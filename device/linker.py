@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 
 from device.bundle import Bundle
+from device.convolutions import CONVOLUTIONS
 from device.neighbours import Subgraphs, subgraphs
 from device.program import StoredError
 
 FILE = "linker.npz"
 AT_ONCE = 128  # pivots whose graphs are in memory at once: some 10 MB
-CONVOLUTION = "graphsage"  # the one that is written down here
+CONVOLUTION = "graphsage"  # the usual one (docs/few-labels.md)
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def features(embeddings: np.ndarray, parts: Subgraphs, scale: Scale) -> np.ndarr
 class Linker:
     """`weights`: by name, as Keras has them. `facts`: `encoder` (its id), `shape`, `scale`, `methods` (what clustering wants to know
     of each method, device/cluster.py), `linker_from` (how many pictures it takes until it is better than average linkage), and how
-    it was made."""
+    it was `made` (of which convolution: `conv`)."""
 
     weights: dict[str, np.ndarray]
     facts: dict[str, Any]
@@ -64,6 +65,10 @@ class Linker:
     @property
     def shape(self) -> Shape:
         return Shape(**self.facts["shape"])
+
+    @property
+    def conv(self) -> str:
+        return self.facts["made"]["conv"]
 
     def likeness(self, embeddings: np.ndarray, neighbours: np.ndarray) -> np.ndarray:
         """The probability that each neighbour int [N, K] of `embeddings` float32 unit [N, D] shows the same person: float32 [N, K]."""
@@ -75,14 +80,11 @@ class Linker:
         return 1 / (1 + np.exp(-found))
 
     def _odds(self, x: np.ndarray, parts: Subgraphs) -> np.ndarray:
-        """The log-odds of the pivots' neighbours, [B, K]: GraphSAGE layers (train/graph/convolutions/graphsage.py) and a small head."""
-        degree = parts.adjacency.sum(axis=-1, keepdims=True)  # [B, M, 1]
-        mean = parts.adjacency / np.maximum(degree, 1)
+        """The log-odds of the pivots' neighbours, [B, K]: graph convolutions and a small head."""
+        convolution = CONVOLUTIONS[self.conv]
         for layer in range(self.facts["layers"]):
-            kernel, width = self.weights[f"conv{layer}.kernel"], x.shape[-1]
-            # The mean of the products, not the product of the means: the same, and the wide features go through once.
-            x = x @ kernel[:width] + mean @ (x @ kernel[width:])
-            x = np.maximum(x + self.weights[f"conv{layer}.bias"], 0)
+            own = {name.partition(".")[2]: value for name, value in self.weights.items() if name.startswith(f"conv{layer}.")}
+            x = np.maximum(convolution(x, parts.adjacency, own), 0)
         x = np.take_along_axis(x, parts.hops[:, :, None], axis=1)  # [B, K, units]
         x = np.maximum(x @ self.weights["hidden.kernel"] + self.weights["hidden.bias"], 0)
         return (x @ self.weights["logit.kernel"] + self.weights["logit.bias"])[..., 0]
@@ -105,10 +107,10 @@ def read(path: Path, encoder: str, dimension: int) -> Linker:
             facts = json.loads(str(stored["facts"]))
             linker = Linker({name: stored[name].astype(np.float32) for name in stored.files if name != "facts"}, facts)
         whose = facts["encoder"]
-        fits = linker.weights["conv0.kernel"].shape[0] == 2 * (dimension + 1) and linker.shape.first > 0
-        fits = fits and facts["methods"] and facts["linker_from"]
+        if whose == encoder:
+            linker.likeness(np.eye(2, dimension, dtype=np.float32), np.array([[1], [0]]))  # two faces: whether all fits together
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise StoredError(f"{path} is damaged ({error})", "restore the bundle from the repository") from error
-    if whose != encoder or not fits:
+    if whose != encoder:
         raise StoredError(f"{path} belongs to encoder {whose}, the bundle's is {encoder}", "train it anew with train/link.py")
     return linker

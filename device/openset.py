@@ -29,7 +29,7 @@ KINDS = 16  # normal distributions that make up the density of a synthetic cohor
 SPARE = 3  # synthetic strangers for each real one that the density was fitted to
 HIGH = 0.85  # the quantile at which enrolled people are compared with the cohort: alike enough, and enough of them are above it
 DRIFT = 0.08  # by so much do strangers score higher than a cohort of others, before a gallery tells: CelebA's (docs/thresholds.md)
-SURE = 30  # scores of enrolled people that weigh as much as DRIFT
+SURE = 10  # enrolled people who weigh as much as DRIFT: not their templates, as one pair of brothers has many
 LUCK = 5  # a threshold that is the highest score of a few thousand is luck: it is at least the fifth highest
 ENOUGH = 800  # strangers of whom one may be above the threshold, where they are fewer than LUCK times as many
 GENUINE = 5  # scores of enrolled people against themselves, at least, before a score is turned into a probability
@@ -125,12 +125,13 @@ class Threshold:
         )
 
 
-def threshold(scores: np.ndarray, strangers: int, far: float, own: np.ndarray | None = None) -> Threshold:
+def threshold(scores: np.ndarray, strangers: int, far: float, own: np.ndarray | None = None, people: int = 0) -> Threshold:
     """The threshold for the rate `far`, 0 to 1, from what strangers score against the whole gallery, each at best: float [M].
 
-    `strangers` is how many real ones are behind them. `own` [K] is what enrolled people score at best against the others.
+    `strangers` is how many real ones are behind them. `own` [K] is what templates of the `people` who are enrolled score at
+    best against the others.
     """
-    higher = DRIFT if own is None else drift(scores, own)
+    higher = DRIFT if own is None else drift(scores, own, people)
     fewest = min(LUCK, max(strangers // ENOUGH, 1))
     place = max(rank(strangers, far), fewest)
     known = _at(scores, place, strangers) + higher
@@ -139,14 +140,17 @@ def threshold(scores: np.ndarray, strangers: int, far: float, own: np.ndarray | 
     return Threshold(known, min(review, known), far, min(bound(place - 1, strangers), 1.0), higher, strangers, lacking)
 
 
-def drift(scores: np.ndarray, own: np.ndarray) -> float:
-    """By how much strangers like the enrolled people score higher than the cohort, with `scores` [M]: 0 or more.
+def drift(scores: np.ndarray, own: np.ndarray, people: int) -> float:
+    """By how much strangers like the `people` who are enrolled score higher than the cohort, with `scores` [M]: 0 or more.
 
-    Told by their quantiles HIGH, where `own` [K] is what the enrolled people score at best against each other. DRIFT counts as SURE
-    more of those.
+    Told by the quantile HIGH of `own` [K], what the people's templates score at best against the others. DRIFT counts as SURE more
+    people. The cohort meets one person more than they do, of whom each is as good as another: what a share HIGH of them stays
+    below, a share HIGH^(P/(P-1)) of the cohort would.
     """
-    told = np.quantile(own, HIGH) - np.quantile(scores, HIGH) if len(own) else 0.0
-    return max(0.0, float((len(own) * told + SURE * DRIFT) / (len(own) + SURE)))
+    if people < 2 or not len(own):
+        return DRIFT
+    told = np.quantile(own, HIGH) - np.quantile(scores, HIGH ** (people / (people - 1)))
+    return max(0.0, float((people * told + SURE * DRIFT) / (people + SURE)))
 
 
 def _at(scores: np.ndarray, place: int, strangers: int) -> float:
@@ -188,15 +192,16 @@ def calibrate(genuine: np.ndarray, impostors: np.ndarray) -> Calibration | None:
 @dataclass(frozen=True, eq=False)
 class Evidence:
     """What is known of a gallery's scores: strangers' at best [M] and how many real ones are behind them, and from a rehearsal
-    enrolled people's against themselves [G] (`genuine`) and at best against the others [K] (`own`)."""
+    those of the `people` who are enrolled against themselves [G] (`genuine`) and at best against the others [K] (`own`)."""
 
     scores: np.ndarray
     strangers: int
     genuine: np.ndarray
     own: np.ndarray
+    people: int
 
     def threshold(self, far: float) -> Threshold:
-        return threshold(self.scores, self.strangers, far, self.own)
+        return threshold(self.scores, self.strangers, far, self.own, self.people)
 
     def calibration(self) -> Calibration | None:
         return calibrate(self.genuine, self.scores)

@@ -127,7 +127,8 @@ def serve(args: argparse.Namespace) -> int:
     except ImportError as error:
         raise MissingError(f"the page needs a package that is not installed ({error.name})", "pip install 'omokage[web]'") from error
     address, port = _address(args.listen)
-    _check_door(args, address)
+    outside = args.proxy is not None or not _is_loopback(address)
+    _check_door(args, outside)
     cv2.setNumThreads(THREADS)
     gallery, used = args.gallery or default_path(), bundle.find(args.encoder)
     key = vault.find_key(args.key_file)
@@ -139,7 +140,7 @@ def serve(args: argparse.Namespace) -> int:
     token = auth.read_token(args.token_file) if args.token_file else None
     here = {"localhost", socket.gethostname().lower(), f"{socket.gethostname().lower()}.local"}
     rules = guard.Rules(here | {name.lower() for name in args.host_name}, password, token)
-    if password is not None and not password.chosen and not _is_loopback(address):
+    if password is not None and not password.chosen and outside:
         raise InputError(f"{args.password_file} is not there", "write a password into it: beyond this machine, anybody could choose it")
     settings: dict[str, Any] = {"ssl_certfile": args.certificate, "ssl_keyfile": args.key} if args.certificate else {}
     with contextlib.ExitStack() as stack:
@@ -188,10 +189,11 @@ def _options(args: argparse.Namespace, folder: Path) -> list[str]:
     return [*args.recognize, *shared]
 
 
-def _check_door(args: argparse.Namespace, address: str) -> None:
+def _check_door(args: argparse.Namespace, outside: bool) -> None:
     """Nobody comes in from outside without saying who they are, and a certificate fits its key."""
-    if not _is_loopback(address) and args.password_file is None and args.token_file is None:
-        raise InputError(f"{address} can be reached from outside", "protect the page with --password-file or --token-file")
+    if outside and args.password_file is None and args.token_file is None:
+        way = args.listen if args.proxy is None else f"the proxy at {args.proxy}"
+        raise InputError(f"the page can be reached from outside, by {way}", "protect it with --password-file or --token-file")
     if (args.certificate is None) != (args.key is None):
         raise InputError("a certificate and its key belong together", "name both, with --certificate and --key")
     if args.certificate is None:

@@ -1,12 +1,12 @@
 """Train the linker of an encoder: the graph network by which faces without names are clustered (docs/few-labels.md).
 
   python train/link.py --encoder models/omokage-s
-  python train/link.py --encoder models/omokage-s --out build/linker.npz
+  python train/link.py --encoder models/omokage-s --conv gcn --out build/linker.npz
 
 The first call adds linker.npz to the bundle. It learns from the labelled people of CelebA in the shared data, parted by person: a
 part trains, the other chooses thresholds, the curve of the purity, and which method is the default. A minute or two on two cores.
-Embeddings are kept in build/embeddings, so that only an encoder's first call makes them. benchmarks/clustering.py measures all
-convolutions on other people.
+Embeddings are kept in build/embeddings, so that only an encoder's first call makes them. benchmarks/clustering.py measures these
+convolutions, and two that take too long for a device, on other people.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from device import bundle, linker
+from device.convolutions import CONVOLUTIONS
 from device.demo import shared_data
 from device.linker import CONVOLUTION
 from device.program import Parser, run
@@ -31,12 +32,12 @@ def _main(args: argparse.Namespace) -> int:
     encoder = evaluate.open_encoder(args.encoder or bundle.find(None).path)
     place = embedded.Place.of(args.out, encoder, linker.FILE)
     people, others = embedded.parted(embedded.celeba(encoder, args.data))
-    settings, start = training.Settings(epochs=args.epochs, seed=args.seed), time.monotonic()
+    settings, start = training.Settings(args.conv, epochs=args.epochs, seed=args.seed), time.monotonic()
     trained = training.train(people, settings)
     seconds = time.monotonic() - start
     chosen = training.choose(trained.likeness, others)
     made: dict[str, Any] = {"time": datetime.now(timezone.utc).isoformat(timespec="seconds")}
-    made |= {"recipe": f"train/link.py --epochs {args.epochs} --seed {args.seed}", "conv": CONVOLUTION, "data": list(CELEBA)}
+    made |= {"recipe": f"train/link.py --conv {args.conv} --epochs {args.epochs} --seed {args.seed}", "data": list(CELEBA)}
     made |= {
         "pictures": len(people),
         "people": len(set(people.identities.tolist())),
@@ -59,6 +60,7 @@ def build_parser() -> Parser:
     parser.add_argument("--encoder", type=Path, help="what evaluate.py takes (default: the newest shipped bundle)")
     parser.add_argument("--data", type=Path, default=shared_data(), help="the shared data (default $OMOKAGE_DATA)")
     parser.add_argument("--out", type=Path, help="the file to write (default: added to the bundle of --encoder)")
+    parser.add_argument("--conv", choices=tuple(CONVOLUTIONS), default=CONVOLUTION, help="the graph convolution (default: %(default)s)")
     parser.add_argument("--epochs", type=int, default=3, help="(default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
     return parser

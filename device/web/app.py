@@ -5,10 +5,11 @@ import contextlib
 import hashlib
 import json
 import logging
+import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import asdict, dataclass
-from datetime import date, datetime, timedelta, timezone
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -31,12 +32,12 @@ from device.gallery import GRACE, valid_name
 from device.journal import SOCKET
 from device.program import InputError, OmokageError, StoredError
 from device.verbs import covered_words
-from device.visitors import moment
 from device.web import guard, live, openapi, uploads
 from device.web.auth import Throttle
 from device.web.guard import Guard, Rules, allowed, cookie_line
 from device.web.home import Home
 from device.web.verbs import VERBS, Done, Verb, parsed
+from device.web.words import FILTERS, local
 
 HERE = Path(__file__).parent
 KINDS = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
@@ -70,7 +71,6 @@ class Pages:
         self.throttle = Throttle()
         self._static = Static.load()
         self._messages: OrderedDict[str, tuple[str, Done | OmokageError]] = OrderedDict()
-        self._examined: tuple[float, list[Check]] | None = None
         self._templates = Environment(loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined)
         self._templates.filters |= FILTERS
         self._templates.globals |= {"static": self._static.version, "rules": rules}
@@ -121,7 +121,7 @@ class Pages:
         return self._page(request, "settings.html", rates=self.home.rates(), far=self.home.far(), used=self.home.used)
 
     def doctor(self, request: Request) -> Response:
-        return self._page(request, "doctor.html", checks=self._checks())
+        return self._page(request, "doctor.html", checks=self.home.memo.soon("doctor", self._minute(), self._doctor, []))
 
     def changes(self, request: Request) -> Response:
         found = []
@@ -206,7 +206,7 @@ class Pages:
         if what == "review":
             return JSONResponse([asdict(one) for one in self.home.questions()])
         if what == "doctor":
-            return JSONResponse([asdict(one) for one in self._checks()])
+            return JSONResponse([asdict(one) for one in self.home.memo.get("doctor", self._minute(), self._doctor)])
         if what == "openapi.json":
             return JSONResponse(openapi.description())
         raise HTTPException(404)
@@ -243,6 +243,7 @@ class Pages:
             error = InputError(f"too many wrong passwords: wait {wait:.0f} seconds", "then try again")
             return self._refused(request, error, after, 429, {"Retry-After": str(int(wait) + 1)})
         password = self.rules.password
+        self.throttle.failed(address)  # until it is known to be right: of many who come at once, each counts
         try:
             if password is None:
                 raise InputError("there is no password", "send the token")
@@ -251,7 +252,6 @@ class Pages:
                     raise InputError("the two are not the same", "write the password twice")
                 await run_in_threadpool(password.choose, word)
             elif not await run_in_threadpool(password.fits, word):
-                self.throttle.failed(address)
                 logging.getLogger("omokage").warning("a wrong password was tried from %s", address)
                 raise InputError("that is not the password", "try again")
         except OmokageError as error:
@@ -329,11 +329,10 @@ class Pages:
             "kept": self.home.has_journal(),
         }
 
-    def _checks(self) -> list[Check]:
-        now = datetime.now(timezone.utc).timestamp()
-        if self._examined is None or now - self._examined[0] > EXAMINED:
-            self._examined = now, self._doctor()
-        return self._examined[1]
+    @staticmethod
+    def _minute() -> int:
+        """For so long the doctor's table is kept."""
+        return int(time.monotonic() // EXAMINED)
 
 
 def make(pages: Pages) -> Starlette:
@@ -381,12 +380,6 @@ async def _sweep(home: Home) -> None:
         await run_in_threadpool(home.sweep)
 
 
-def local(path: str) -> str:
-    """`path` if it is one of this page, else the first page: nobody is led elsewhere."""
-    plain = path.startswith("/") and not path.startswith(("//", "/\\")) and path.isprintable() and len(path) < 2000
-    return quote(path, safe="/?&=%-._~,:") if plain else "/"
-
-
 def _place(page: str) -> str:
     """The address of a page that a verb names: "people", or "person NAME"."""
     kind, _, name = page.partition(" ")
@@ -413,52 +406,3 @@ def _day(word: str | None) -> datetime:
         return datetime(chosen.year, chosen.month, chosen.day).astimezone()
     except (ValueError, OverflowError, OSError) as error:
         raise InputError("that is no day", "choose one like 2026-01-31") from error
-
-
-def clock(time: str) -> str:
-    """An event's time as the clock on the wall has it."""
-    return moment(time).astimezone().strftime("%H:%M")
-
-
-def ago(time: str) -> str:
-    """How long ago an event was, roughly."""
-    seconds = (datetime.now(timezone.utc) - moment(time)).total_seconds()
-    for size, word in ((86400, "day"), (3600, "hour"), (60, "minute")):
-        if seconds >= size:
-            count = int(seconds // size)
-            return f"{count} {word}{'' if count == 1 else 's'} ago"
-    return "just now"
-
-
-def day_words(day: date) -> str:
-    return f"{day:%A}, {day.day} {day:%B}"
-
-
-def percent(share: float) -> str:
-    return f"{share:.0%}" if share >= 0.01 else f"{share:.2g}"
-
-
-def quoted(text: str) -> str:
-    """For the query of an address."""
-    return quote(text, safe="")
-
-
-def last_part(source: str) -> str:
-    """The file's name, where a template is of a file."""
-    return source.replace("\\", "/").rsplit("/", 1)[-1]
-
-
-def capfirst(text: str) -> str:
-    """A sentence as it begins. A name keeps its letters."""
-    return text[:1].upper() + text[1:]
-
-
-FILTERS: dict[str, Callable[..., str]] = {
-    "clock": clock,
-    "ago": ago,
-    "day": day_words,
-    "percent": percent,
-    "q": quoted,
-    "last_part": last_part,
-    "capfirst": capfirst,
-}

@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import ipaddress
 import os
 import secrets
 import threading
@@ -156,9 +157,10 @@ class Throttle:
 
     def wait(self, address: str) -> float:
         """Seconds until the next attempt from there is looked at."""
-        return max(self._failed.get(address, (0, 0.0))[1] - self._clock(), 0.0)
+        return max(self._failed.get(_network(address), (0, 0.0))[1] - self._clock(), 0.0)
 
     def failed(self, address: str) -> None:
+        address = _network(address)
         count = self._failed.pop(address, (0, 0.0))[0] + 1
         pause = min(WAIT * 2.0 ** min(count - FREE - 1, 20), LONGEST_WAIT) if count > FREE else 0.0
         self._failed[address] = count, self._clock() + pause
@@ -166,4 +168,13 @@ class Throttle:
             self._failed.popitem(last=False)
 
     def succeeded(self, address: str) -> None:
-        self._failed.pop(address, None)
+        self._failed.pop(_network(address), None)
+
+
+def _network(address: str) -> str:
+    """Whose address it is: of version 6 everybody has a network of 64 bits to choose from."""
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    return str(ipaddress.ip_network(f"{address}/64", strict=False)) if found.version == 6 and not found.ipv4_mapped else address

@@ -16,7 +16,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from device.web.auth import Password, Sessions
 
-BODY = 2**20  # bytes of a request, but for uploads
+SMALL = 2**14  # bytes of a request before somebody has logged in ...
+BODY = 2**20  # ... and after
 UPLOAD = 32 * 2**20
 UPLOADS = ("/do/add",)
 OPEN = ("/login", "/healthz", "/static/")  # for everybody
@@ -72,7 +73,7 @@ class Guard:
             return
         cookie = ("__Host-" if scope["scheme"] == "https" else "") + COOKIE
         refused, fresh = self._examine(scope, cookie)
-        limit = UPLOAD if scope["path"] in UPLOADS else BODY
+        limit = _limit(scope["path"])
         started = False
 
         async def guarded(message: Message) -> None:
@@ -93,7 +94,7 @@ class Guard:
             await self._app(scope, _limited(receive, limit), guarded)
         except TooLarge:
             if not started:
-                await _refusal(scope, 413, f"that is more than {limit / 2**20:.0f} MB: send less at once")(scope, receive, guarded)
+                await _refusal(scope, 413, "that is too much at once: send less")(scope, receive, guarded)
 
     def _examine(self, scope: Scope, cookie: str) -> tuple[Response | None, bool]:
         """Why this request is refused, and whether it gets a new session."""
@@ -104,7 +105,7 @@ class Guard:
         if not _is_own(headers.get("host", ""), self._rules.hosts):
             return PlainTextResponse("this is not the name of this page: start serve.py with --host-name for it\n", 421), False
         length = headers.get("content-length", "0")
-        if not (length.isascii() and length.isdigit()) or int(length[:18]) > (UPLOAD if scope["path"] in UPLOADS else BODY):
+        if not (length.isascii() and length.isdigit()) or int(length[:18]) > _limit(scope["path"]):
             return _refusal(scope, 413, "that is too much at once: send less"), False
         if scope["method"] not in SAFE and not _same_site(scope, headers):
             return _refusal(scope, 403, "another site asked for this: open the page itself"), False
@@ -177,6 +178,10 @@ def _session(headers: Headers, name: str) -> str | None:
     except http.cookies.CookieError:
         return None
     return morsel.value if morsel is not None and WORD.fullmatch(morsel.value) else None
+
+
+def _limit(path: str) -> int:
+    return UPLOAD if path in UPLOADS else SMALL if path.startswith(OPEN) else BODY
 
 
 def _limited(receive: Receive, limit: int) -> Receive:

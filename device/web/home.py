@@ -91,21 +91,22 @@ class Memo:
         self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._looking: dict[str, threading.Thread] = {}
 
-    def soon(self, what: str, version: object, make: Callable[[], T]) -> T | None:
-        """What is known now; None where it is being found out, for the next time."""
+    def soon(self, what: str, version: object, make: Callable[[], T], otherwise: T | None = None) -> T | None:
+        """What is known now; None where it is being found out, for the next time. `otherwise`: what holds where that fails."""
         known, found = self._kept.get(what, (None, None))
         if known == version:
             return found
         if what not in self._looking or not self._looking[what].is_alive():
-            self._looking[what] = threading.Thread(target=self._try, args=(what, version, make), daemon=True)
+            self._looking[what] = threading.Thread(target=self._try, args=(what, version, make, otherwise), daemon=True)
             self._looking[what].start()
         return None
 
-    def _try(self, what: str, version: object, make: Callable[[], Any]) -> None:
+    def _try(self, what: str, version: object, make: Callable[[], Any], otherwise: Any) -> None:
         try:
             self.get(what, version, make)
-        except Exception as error:  # nobody waits for it: it is told in the log, and tried again
+        except Exception as error:  # nobody waits for it: it is told in the log, and tried again after the next change
             logging.getLogger("omokage").warning("%s: %s", what, error)
+            self._kept[what] = version, otherwise
 
     def get(self, what: str, version: object, make: Callable[[], T]) -> T:
         with self._locks[what]:  # of many who ask at once, one works it out
@@ -175,7 +176,8 @@ class Home:
             return []
         with self.opened() as gallery:
             version = self._version(gallery)
-        return self.memo.soon("rates", version, lambda: aside.call(_costs, self))
+        nothing: list[Rate] = []
+        return self.memo.soon("rates", version, lambda: aside.call(_costs, self), nothing)
 
     def far(self) -> float:
         """The rate that is set, or the usual one."""
@@ -257,10 +259,10 @@ class Home:
             if not self.is_there:
                 return
             with self.opened() as gallery:  # opening it finishes them
-                names, waiting = [person.name for person in gallery.people()], gallery.withdrawn()
+                names, waiting, version = [person.name for person in gallery.people()], gallery.withdrawn(), self._version(gallery)
             with self._if_kept() as journal:
                 if journal is not None and not waiting:
-                    journal.prune(names)
+                    self.memo.get("pruned", version, lambda: journal.prune(names))
 
     def _version(self, gallery: Gallery) -> object:
         return self.gallery.stat().st_ino, gallery.change()

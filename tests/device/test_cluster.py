@@ -1,7 +1,6 @@
 """Clusters of embeddings: neighbours, sub-graphs, joining, the linker in NumPy, and what is said where it cannot be done."""
 
 import itertools
-import json
 
 import numpy as np
 import pytest
@@ -11,6 +10,7 @@ from hypothesis import strategies as st
 from device import bundle, cluster, linker
 from device.agglomerate import agglomerate, by_size
 from device.cluster import LARGEST, Method
+from device.convolutions import CONVOLUTIONS
 from device.linker import Linker, Scale, Shape, features
 from device.neighbours import nearest, subgraphs
 from device.program import InputError, StoredError
@@ -114,7 +114,7 @@ def network() -> Linker:
     weights |= {"logit.kernel": np.array([[3.0], [-3.0]], np.float32), "logit.bias": np.zeros(1, np.float32)}
     facts = {"encoder": "e" * 16, "linker_from": 20, "layers": 1, "scale": {"centre": 0.6, "spread": 0.2}}
     methods = {"linker": {"least": 0.4, "slope": 5.0, "size": 0.0, "offset": -2.0}, "average": {"least": 0.5}}
-    return Linker(weights, facts | {"methods": methods, "shape": {"first": 6, "second": 2, "links": 3}})
+    return Linker(weights, facts | {"made": {"conv": "graphsage"}, "methods": methods, "shape": {"first": 6, "second": 2, "links": 3}})
 
 
 def test_the_linker_and_average_linkage_find_the_people(network):
@@ -165,7 +165,7 @@ def test_a_linker_of_another_encoder_is_refused(network, tmp_path):
     network.save(tmp_path / "linker.npz")
     with pytest.raises(StoredError, match=f"belongs to encoder {'e' * 16}, the bundle's is {'f' * 16}: train it anew"):
         linker.read(tmp_path / "linker.npz", "f" * 16, 16)
-    with pytest.raises(StoredError, match="belongs to encoder"):
+    with pytest.raises(StoredError, match="is damaged"):
         linker.read(tmp_path / "linker.npz", "e" * 16, 128)
 
 
@@ -176,20 +176,22 @@ def test_a_damaged_linker_is_told(tmp_path, content):
         linker.read(tmp_path / "linker.npz", "e" * 16, 16)
 
 
-def test_the_numpy_network_is_the_keras_network(tmp_path):
+@pytest.mark.parametrize("conv", sorted(CONVOLUTIONS))
+def test_the_numpy_network_is_the_keras_network(conv, tmp_path):
     from train.graph import network as trained
     from train.graph.training import Chosen, Settings, Trained
 
     rows, _ = people(6, 8, noise=1.0)
     shape, scale = Shape(7, 2, 3), Scale(0.5, 0.2)
-    settings_ = Settings(shape=shape, units=8)
-    model = trained.build("graphsage", 17, 8, 2)
+    settings_ = Settings(conv, shape, units=8)
+    model = trained.build(conv, 17, 8, 2)
     for weight in model.weights:
         weight.assign(np.random.default_rng(3).normal(0, 0.3, weight.shape))
     graph_, keras_says = Trained(settings_, model, scale, []).likeness(rows)
     made = Trained(settings_, model, scale, []).linker("e" * 16, Chosen({"linker": Method("linker", 0.1)}, 9, {}))
     np.testing.assert_allclose(made.likeness(rows, graph_), keras_says, atol=2e-5)
-    json.dumps(made.facts)
+    made.save(tmp_path / "linker.npz")
+    assert linker.read(tmp_path / "linker.npz", "e" * 16, 16).conv == conv
 
 
 def test_features_are_seen_from_the_pivot():

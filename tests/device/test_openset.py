@@ -55,12 +55,19 @@ def test_the_promise_is_kept_in_nineteen_of_twenty_cohorts():
 def test_enrolled_people_tell_by_how_much_strangers_of_their_kind_score_higher():
     rng = np.random.default_rng(0)
     cohort = rng.normal(size=4000)
-    drifts = [openset.drift(cohort, rng.normal(size=count) + 0.5) for count in (0, 30, 3000)]
+    drifts = [openset.drift(cohort, rng.normal(size=3 * people) + 0.5, people) for people in (1, 10, 1000)]
     assert drifts[0] == openset.DRIFT and drifts[0] < drifts[1] < drifts[2] == pytest.approx(0.5, abs=0.1)
-    assert openset.drift(cohort, rng.normal(size=3000) - 0.5) == 0, "a gallery never makes strangers welcome"
-    asked, lenient = (openset.threshold(cohort, 4000, 0.01, own) for own in (rng.normal(size=3000) + 0.5, np.zeros(0)))
-    assert asked.known - lenient.known == pytest.approx(drifts[2] - openset.DRIFT, abs=0.1)
-    assert asked.review - lenient.review == pytest.approx(asked.known - lenient.known)
+    assert openset.drift(cohort, rng.normal(size=3000) - 0.5, 1000) == 0, "a gallery never makes strangers welcome"
+    asked, alone = (openset.threshold(cohort, 4000, 0.01, rng.normal(size=3 * people) + 0.5, people) for people in (1000, 1))
+    assert asked.known - alone.known == pytest.approx(drifts[2] - openset.DRIFT, abs=0.1)
+    assert asked.review - alone.review == pytest.approx(asked.known - alone.known)
+
+
+def test_few_people_are_strangers_to_fewer_than_the_cohort_is():
+    """Three people's best scores against two others, and a cohort's against all three, of the same distribution: there is no drift."""
+    rng = np.random.default_rng(0)
+    cohort, own = rng.normal(size=(200_000, 3)).max(axis=1), rng.normal(size=(200_000, 2)).max(axis=1)
+    assert openset.drift(cohort, own, 3) == pytest.approx(10 / 13 * openset.DRIFT, abs=0.01)
 
 
 def test_a_cohort_that_is_too_small_shows_its_strictest_and_says_what_it_lacks():
@@ -92,7 +99,7 @@ def test_the_review_band_lies_below_the_threshold():
 def test_one_double_moves_the_threshold_little():
     rng = np.random.default_rng(0)
     scores, like = rng.normal(0, 0.1, 4000), rng.normal(0.1, 0.1, 60)
-    plain, doubled = (openset.threshold(scores, 4000, 0.01, own).known for own in (like, np.append(like[:-2], [1, 1])))
+    plain, doubled = (openset.threshold(scores, 4000, 0.01, own, 20).known for own in (like, np.append(like[:-2], [1, 1])))
     assert doubled == pytest.approx(plain, abs=0.02)
 
 

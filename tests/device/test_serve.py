@@ -79,6 +79,12 @@ def test_beyond_this_machine_nobody_comes_in_without_a_word(capsys, tmp_path: Pa
     assert status == 2 and "write a password into it" in line
 
 
+def test_behind_a_proxy_too(capsys, tmp_path: Path):
+    status, line = told(capsys, "--proxy", "127.0.0.1")
+    assert status == 2 and "by the proxy at 127.0.0.1: protect it" in line
+    assert "write a password into it" in told(capsys, "--proxy", "127.0.0.1", "--password-file", tmp_path / "none")[1]
+
+
 def test_a_port_in_use(capsys):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         status, line = told(capsys, "--listen", f"127.0.0.1:{taken.getsockname()[1]}")
@@ -135,6 +141,13 @@ class Served:
             connection.request("GET", address)
             answer = connection.getresponse()
             return answer.status, answer.read().decode()
+
+    def until_told(self, what: str, address: str = "/") -> None:
+        """Until the page tells it."""
+        end = time.monotonic() + 60
+        while what not in (told := self.get(address)[1]):
+            assert time.monotonic() < end, told
+            time.sleep(0.1)
 
     def until(self, what: str, seconds: float = 60.0) -> None:
         end = time.monotonic() + seconds
@@ -205,7 +218,7 @@ def test_a_recogniser_of_its_own_that_dies_is_started_again_and_ends_with_it(tmp
     with serving(tmp_path, "--detector-model", yunet, "--keep-crops", "--", "--source", clip, "--loop") as served:
         served.until("is not named")
         assert json.loads(served.get("/healthz")[1])["recogniser"]["ok"]
-        assert "Who is it?" in served.get("/")[1]
+        served.until_told("Who is it?")
         assert "omokage_frames_total" in served.get("/metrics")[1]
         before = recogniser_of(served.process.pid)
         os.kill(before[0], signal.SIGKILL)
@@ -227,10 +240,5 @@ def test_a_recogniser_of_its_own_that_dies_is_started_again_and_ends_with_it(tmp
 def test_a_recogniser_without_a_camera_says_so_on_the_page(tmp_path: Path):
     with serving(tmp_path, "--", "--camera", "77") as served:
         served.until("camera 77 gives no picture")
-        for _ in range(100):
-            if "camera 77 gives no picture" in served.get("/")[1]:
-                break
-            time.sleep(0.1)
-        else:
-            pytest.fail(served.get("/")[1])
+        served.until_told("camera 77 gives no picture")
         assert served.get("/healthz")[0] == 503

@@ -182,6 +182,8 @@ def test_the_pages_tell_what_there_is(page: TestClient):
     person = page.get("/person?name=Ada").text
     assert "quality 0.90" in person and "/face/1.jpg" in person and "/home/me" not in person
     assert "1 in 1000" in page.get("/settings").text
+    assert "The doctor is looking" in page.get("/doctor").text
+    page.pages.home.memo._looking["doctor"].join(5)
     assert "Delete." in page.get("/doctor").text
     assert ">add<" in page.get("/changes").text
 
@@ -606,6 +608,12 @@ def test_too_much_at_once(page: TestClient, home: Home, monkeypatch):
     assert names(home) == ["Ada", "Bo"]
 
 
+def test_before_somebody_has_logged_in_little_is_read(visit):
+    page = visit(password="correct horse")
+    assert page.post("/login", content=b"x" * (guard.SMALL + 1)).status_code == 413
+    assert page.post("/do/add", content=b"x" * 100_000).status_code == 401
+
+
 @pytest.mark.parametrize("body", [b"", b"--b", b"\xff\xfe", b'--b\r\nContent-Disposition: form-data; name="csrf', b"--b\r\n\r\n\r\n--b--"])
 def test_forms_that_are_none(page: TestClient, body: bytes):
     answer = page.post("/do/undo", content=body, headers={"Content-Type": "multipart/form-data; boundary=b"})
@@ -718,6 +726,9 @@ def test_what_takes_long_is_found_out_once_and_does_not_hold_up_a_page():
     memo._looking["x"].join(5)
     assert memo.soon("x", 1, find) == 7 and memo.get("x", 1, find) == 7 and len(calls) == 1
     assert memo.get("x", 2, find) == 7 and len(calls) == 2
+    assert memo.soon("y", 1, lambda: 1 // 0, 5) is None
+    memo._looking["y"].join(5)
+    assert memo.soon("y", 1, find, 5) == 5  # and is not tried again and again
 
 
 def test_work_in_a_process_of_its_own(aside):

@@ -114,6 +114,14 @@ def test_guessing_gets_slower_and_slower():
     assert throttle.wait("here") == 0
 
 
+def test_one_network_is_one_who_guesses():
+    throttle = Throttle()
+    for number in range(6):
+        throttle.failed(f"2001:db8:0:7::{number:x}")
+    assert throttle.wait("2001:db8:0:7:ffff::1") > 0 and throttle.wait("2001:db8:0:8::1") == 0
+    assert throttle.wait("not an address") == 0
+
+
 def test_many_addresses_take_no_more_memory():
     throttle = Throttle()
     for number in range(auth.ADDRESSES + 50):

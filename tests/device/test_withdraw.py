@@ -11,7 +11,7 @@ from device.program import InputError
 from device.visitors import Trace
 
 NOW = datetime.now(timezone.utc)
-LATER = NOW + timedelta(minutes=11)
+LATER = NOW + timedelta(days=1)
 
 
 def row(seed: int) -> np.ndarray:

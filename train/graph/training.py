@@ -1,7 +1,8 @@
 """A linker from labelled embeddings, and everything about clustering that is chosen by people rather than by hand."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,7 @@ class Trained:
             weights |= {f"{layer.name}.{_name(variable)}": variable.numpy() for variable in layer.weights}
         told = {name: {k: v for k, v in asdict(method).items() if k != "name"} for name, method in chosen.methods.items()}
         shape = {"shape": asdict(self.settings.shape), "scale": asdict(self.scale), "layers": self.settings.layers}
+        made = {"conv": self.settings.conv, **made}
         return Linker(weights, {"encoder": encoder, "linker_from": chosen.linker_from, "methods": told, **shape, "made": made})
 
 
@@ -99,12 +101,13 @@ def choose(likeness: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]], othe
         "linker": best(lambda threshold: cluster.agglomerate(*graph, threshold), others.identities, LIKENESS)[0],
         "average": best(tree, others.identities, cosines(others.rows))[0],
     }
-    ways: dict[str, Callable[[np.ndarray, Method], Clusters]] = {
+    ways: dict[str, Callable[..., Clusters]] = {
         "linker": lambda rows, method: cluster.joined(*likeness(rows), method),
         "average": lambda rows, method: cluster.average(rows, method),
     }
     methods = {name: _pure(Method(name, threshold), ways[name], others) for name, threshold in least.items()}
-    scores = {str(round(pictures)): found for pictures, found in _by_size(ways, methods, others)}
+    clustered = {name: partial(ways[name], method=method) for name, method in methods.items()}
+    scores = {str(round(pictures)): found for _, pictures, found in by_size(clustered, others, COLLECTIONS, DRAWS)}
     linker_from = LARGEST + 1
     for pictures, found in sorted(((int(size), found) for size, found in scores.items()), reverse=True):
         if found["linker"] < found["average"]:
@@ -113,16 +116,18 @@ def choose(likeness: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]], othe
     return Chosen(methods, linker_from, scores)
 
 
-def _by_size(ways: dict[str, Callable], methods: dict[str, Method], others: Embedded) -> Iterator[tuple[float, dict[str, float]]]:
-    """Collections of ever more people: the mean number of their pictures, and the mean B-cubed F of each method."""
+def by_size(
+    ways: Mapping[str, Callable[[np.ndarray], Clusters]], others: Embedded, sizes: Iterable[int], draws: int
+) -> Iterator[tuple[int, float, dict[str, float]]]:
+    """Collections of so many people, and of all, `draws` of each: people, the mean number of pictures, each way's mean B-cubed F."""
     people = np.unique(others.identities)
-    for count in [*(size for size in COLLECTIONS if size < len(people)), len(people)]:
+    for count in [*(size for size in sizes if size < len(people)), len(people)]:
         parts = []
-        for draw in range(DRAWS if count < len(people) else 1):
+        for draw in range(draws if count < len(people) else 1):
             drawn = np.random.default_rng((draw, count)).permutation(people)[:count]
             parts.append(others.only(np.isin(others.identities, drawn)))
-        found = {name: [_f(way(part.rows, methods[name]).labels, part.identities) for part in parts] for name, way in ways.items()}
-        yield float(np.mean([len(part) for part in parts])), {name: float(np.mean(scores)) for name, scores in found.items()}
+        found = {name: [_f(way(part.rows).labels, part.identities) for part in parts] for name, way in ways.items()}
+        yield count, float(np.mean([len(part) for part in parts])), {name: float(np.mean(scores)) for name, scores in found.items()}
 
 
 def _pure(method: Method, way: Callable[[np.ndarray, Method], Clusters], others: Embedded) -> Method:

@@ -23,6 +23,9 @@
     picture.addEventListener("error", () => { if (on && !document.hidden) setTimeout(() => { if (on) show(true); }, 3000); });
   }
 
+  // Something is being worked out.
+  if (byId("again")) setTimeout(() => location.reload(), 2000);
+
   // Who came by, kept up to date; not while somebody is in the middle of answering.
   const timeline = byId("timeline");
   if (timeline && "live" in timeline.dataset) {
