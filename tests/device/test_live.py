@@ -11,8 +11,8 @@ import pytest
 
 from device.live import LARGEST, Live
 from device.program import InputError
+from device.web import live as hub
 
-hub = pytest.importorskip("device.web.live", exc_type=ImportError)
 WHITE = np.full((480, 640, 3), 255, np.uint8)
 
 
