@@ -10,9 +10,9 @@ propagation (as Wang et al. 2019 do), beside average linkage, DBSCAN and connect
 of the people of CelebA, thresholds and the size cap are chosen on the others who have 5 to 50 pictures, and all is measured on LFW's
 people with 5 to 50 pictures. Run it again and it goes on where it broke off; another --seed wants another --out. Writes
 clustering.json, clustering.md and clustering.svg to --out; with --collections collections.json, of what ships: both methods on people
-drawn from LFW's, few and many, and how true the purity is that is told; with --speed speed.json, of the device's own code on one
-core and without TensorFlow. Exit status 1 if the default of the bundle's linker is not the better one of the device's two methods, or
-with --speed if 1,000 take more than 2 s or 50,000 more than 5 minutes.
+drawn from LFW's, few and many, how true the purity is that is told, and how much the threshold matters; with --speed speed.json, of
+the device's own code on one core and without TensorFlow. Exit status 1 if the default of the bundle's linker is not the better one of
+the device's two methods, or with --speed if 1,000 take more than 2 s or 50,000 more than 5 minutes.
 """
 
 import argparse
@@ -30,6 +30,7 @@ import numpy as np
 
 from device import bundle, cluster, linker
 from device.demo import shared_data
+from device.neighbours import nearest
 from device.program import HOLDS_NOT, InputError, Parser, replacing, run
 from train import embedded, evaluate
 from train.embedded import Embedded
@@ -181,11 +182,18 @@ def collections(args: argparse.Namespace, encoder: evaluate.Encoder) -> int:
     """What the bundle's two methods are worth in collections of few and many people."""
     from train.graph import training
 
-    if encoder.bundle is None or linker.load(encoder.bundle) is None:
+    if encoder.bundle is None or (known := linker.load(encoder.bundle)) is None:
         raise InputError(f"there is no {linker.FILE} with this encoder", "name a bundle that has one")
+    others = embedded.parted(embedded.celeba(encoder, args.data))[1].of_people(FEW, MANY)
+    neighbours, _ = nearest(others.rows, known.shape.first)
+    likeness = known.likeness(others.rows, neighbours)
     used, tests = encoder.bundle, embedded.lfw(encoder, args.data).of_people(FEW, MANY)
     ways = {name: lambda rows, name=name: cluster.cluster(rows, used, name) for name in cluster.METHODS}
-    found: dict[str, Any] = {"bcubed": {}, "purity": {}}
+    found: dict[str, Any] = {"bcubed": {}, "purity": {}, "chosen by": {}}
+    for least in training.LIKENESS.tolist():
+        found["chosen by"][f"{least:.2f}"] = agreement(cluster.agglomerate(neighbours, likeness, least), others.identities).bcubed
+    told = ", ".join(f"{least}: {score:.3f}" for least, score in found["chosen by"].items())
+    print(f"linker, B-cubed F by threshold on the people of CelebA that it was chosen by: {told}\n")
     print("| people | pictures | " + " | ".join(ways) + " |\n" + "|---" * (2 + len(ways)) + "|")
     for people, pictures, scores in training.by_size(ways, tests, SIZES, DRAWS):
         found["bcubed"][people] = {"pictures": pictures} | scores

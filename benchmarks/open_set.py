@@ -195,7 +195,7 @@ def _main(args: argparse.Namespace) -> int:
     cohorts = {"real": real, "synthetic": openset.Cohort(openset.synthetic(real.embeddings), real.strangers)}
     rows: list[Row] = []
     told: dict[str, list[np.ndarray]] = {classifier: [] for classifier in CLASSIFIERS}
-    for seed in range(args.seeds):
+    for seed in range(args.first, args.first + args.seeds):
         parts = split(known.rows, people, seed)
         for kind, cohort in cohorts.items():
             for classifier in CLASSIFIERS:
@@ -222,6 +222,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--apart", action="store_true", help="leave CelebA out of the cohort")
     parser.add_argument("--out", type=Path, default=Path("build/open-set"))
     parser.add_argument("--seeds", type=int, default=SEEDS, help="galleries that are drawn (default: %(default)s)")
+    parser.add_argument("--first", type=int, default=0, metavar="SEED", help="of the first gallery (default: %(default)s)")
     return run(_main, parser, argv)
 
 

@@ -27,7 +27,7 @@ REVIEW = 10  # the review band begins where a share of strangers this many times
 COHORT = "cohort.npz"
 KINDS = 16  # normal distributions that make up the density of a synthetic cohort, at most
 SPARE = 3  # synthetic strangers for each real one that the density was fitted to
-HIGH = 0.85  # the quantile at which enrolled people are compared with the cohort: alike enough, and enough of them are above it
+HIGH = 0.86  # the quantile at which enrolled people are compared with the cohort: alike enough, and enough of them are above it
 DRIFT = 0.08  # by so much do strangers score higher than a cohort of others, before a gallery tells: CelebA's (docs/thresholds.md)
 SURE = 10  # enrolled people who weigh as much as DRIFT: not their templates, as one pair of brothers has many
 LUCK = 5  # a threshold that is the highest score of a few thousand is luck: it is at least the fifth highest
@@ -204,7 +204,7 @@ class Evidence:
         return threshold(self.scores, self.strangers, far, self.own, self.people)
 
     def calibration(self) -> Calibration | None:
-        return calibrate(self.genuine, self.scores)
+        return calibrate(self.genuine, self.scores + drift(self.scores, self.own, self.people))
 
 
 def reliability(told: np.ndarray, right: np.ndarray, bins: int = 10) -> list[tuple[float, float, int]]:

@@ -72,11 +72,10 @@ class Recorder:
                 continue
             number = event["track"]
             face = self._ended.get(number) or next((self._face(track) for track in self._best if track.id == number), (None, None))
-            if event["event"] == "gone":
-                self._ended.pop(number, None)
             with self._changed:
                 self._queue.append((event, *face))
                 self._changed.notify()
+        self._ended.clear()  # what ended has been told, or nothing was ever told of it
         failure, self._failure = self._failure, None
         if failure:
             self._notify("journal-failed", failure, "error")

@@ -97,6 +97,8 @@ class Recognition:
                 self._command, cwd=Path(__file__).parents[1], stderr=subprocess.PIPE, text=True, errors="replace", start_new_session=True
             )
             self.why = None
+            if self._closing.is_set():  # in this very moment
+                self._process.terminate()
             self._copy(self._process.stderr)
             status = self._process.wait()
             if self._closing.is_set():

@@ -6,7 +6,7 @@
 The first call adds linker.npz to the bundle. It learns from the labelled people of CelebA in the shared data, parted by person: a
 part trains, the other chooses thresholds, the curve of the purity, and which method is the default. A minute or two on two cores.
 Embeddings are kept in build/embeddings, so that only an encoder's first call makes them. benchmarks/clustering.py measures these
-convolutions, and two that take too long for a device, on other people.
+convolutions, and two that need eigenvectors, on other people.
 """
 
 import argparse

@@ -203,7 +203,7 @@ def parsed(verb: Verb, given: Mapping[str, Any]) -> dict[str, Any]:
         value = given.get(name)
         if value in (None, "", []):
             if name not in verb.optional:
-                raise InputError(f"{name} is missing", "fill it in")
+                raise InputError(f"{name} is missing", "tick one at least" if kind == NUMBERS else "fill it in")
             found[name] = None
             continue
         found[name] = _field(name, kind, value)

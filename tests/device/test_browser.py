@@ -25,6 +25,7 @@ pytest.importorskip("uvicorn")
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 AXE, SHOTS = os.environ.get("OMOKAGE_AXE"), os.environ.get("OMOKAGE_SCREENSHOTS")
+CAMERA = "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"  # a test picture in place of the webcam
 PASSWORD = "a password of some length"
 FIRST_PAINT = 1000  # milliseconds on two cores while recognition runs
 PHONE, DESKTOP = {"width": 390, "height": 844}, {"width": 1280, "height": 860}
@@ -51,7 +52,7 @@ class Site:
 @pytest.fixture(scope="module")
 def chromium() -> Iterator["playwright.Browser"]:
     with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", *CAMERA])
         yield browser
         browser.close()
 
@@ -229,6 +230,24 @@ def test_in_dark_on_a_phone_and_without_scripts(chromium, living_room: Site):
         assert wide and wide["width"] <= PHONE["width"], address
     page.goto("/live", wait_until="commit")
     page.locator(".view img").wait_for()
+    visitor.close()
+
+
+def test_pictures_are_taken_with_the_camera_of_the_device(chromium, living_room: Site):
+    visitor = Visitor(chromium, living_room, viewport=PHONE)
+    page = visitor.page
+    visitor.go("/new")
+    page.get_by_role("button", name="Use the camera of this device").click()
+    take = page.get_by_role("button", name="Take a picture")
+    for count in (1, 2):
+        take.click()
+        page.get_by_text(f"Pictures: {count}").wait_for()
+    assert page.locator("#chosen img").count() == 2
+    page.get_by_label("Name").fill("Nobody")
+    page.get_by_role("button", name="Add", exact=True).click()
+    page.locator(".message").wait_for(timeout=60_000)
+    assert "shows Nobody alone" in visitor.told() and "camera 1.jpg" in visitor.told()  # the test picture has no face
+    assert visitor.complaints == []
     visitor.close()
 
 

@@ -15,6 +15,7 @@ from device.gallery import default_path
 from device.journal import FILE, Journal, default_folder
 from device.program import InputError, StoredError
 from device.recorder import Recorder
+from device.track import Track
 
 KEY = bytes(range(32))
 
@@ -174,6 +175,17 @@ def test_a_journal_that_cannot_be_written_is_told_once_and_recognition_goes_on(t
     recorder.close()
     recorder.note([])
     assert [code for code, *_ in told] == ["journal-failed"]
+
+
+def test_tracks_of_which_nothing_is_told_leave_nothing_behind(tmp_path: Path, bundle_path: Path):
+    recorder = Recorder(tmp_path, bundle.load(bundle_path), "yunet", print)
+    track = Track((0, 0, 9, 9), datetime.now(timezone.utc), datetime.now(timezone.utc), 0, id=3)
+    recorder.take(track, None, None, CROP, 0.5)
+    recorder.end(track)
+    recorder.note([])
+    del track
+    assert not recorder._ended and len(recorder._best) == 0
+    recorder.close()
 
 
 @pytest.mark.parametrize("crops", [False, True])

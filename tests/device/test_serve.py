@@ -180,7 +180,7 @@ def recogniser_of(pid: int) -> list[int]:
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
 def test_it_ends_cleanly(tmp_path: Path, number: int, status: int):
     with serving(tmp_path) as served:
-        assert served.get("/healthz") == (200, '{"ok":true,"recogniser":"none is running"}')
+        assert served.get("/healthz") == (503, '{"ok":false,"recogniser":"none is running"}')
         served.process.send_signal(number)
         assert served.process.wait(20) == status
         assert "Traceback" not in served.log
@@ -203,7 +203,7 @@ def test_a_request_that_is_none(tmp_path: Path):
             with socket.create_connection(("127.0.0.1", served.port), timeout=20) as peer, contextlib.suppress(ConnectionError):
                 peer.sendall(nonsense + b"\r\n\r\n")
                 assert b" 200 " not in peer.recv(1000)
-        assert served.get("/healthz")[0] == 200 and "Traceback" not in served.log
+        assert served.get("/people")[0] == 200 and "Traceback" not in served.log
 
 
 def test_options_that_recognize_does_not_know_end_it(tmp_path: Path):

@@ -375,7 +375,7 @@ def test_without_the_password_nothing_is_shown(visit):
     for address in ("/api/people", "/api/openapi.json", "/metrics"):
         assert page.get(address).status_code == 401
     assert page.post("/do/remove", data={"name": "Ada"}).status_code == 401
-    assert page.get("/healthz").json() == {"ok": True}
+    assert page.get("/healthz").json() == {"ok": False}
     assert page.get("/static/page.css").status_code == 200
 
 
@@ -432,7 +432,7 @@ def test_programs_come_with_the_token(visit, home: Home):
     answer = page.post("/api/do/rename", json={"name": "Ada", "new": "Eva"})
     assert answer.json()["text"] == "Ada is called Eva now" and names(home) == ["Bo", "Eva"]
     assert page.post("/api/do/undo", content=b"").status_code == 200
-    assert page.get("/healthz").json() == {"ok": True, "recogniser": "none is running"}
+    assert page.get("/healthz").json() == {"ok": False, "recogniser": "none is running"}
     assert "set-cookie" not in answer.headers
 
 
@@ -706,6 +706,13 @@ def test_a_fault_of_our_own_is_a_page_and_a_line_in_the_log(page: TestClient, mo
     answer = page.get("/unknowns")
     assert answer.status_code == 500 and "a fault of Omokage itself" in answer.text and "secret detail" not in answer.text
     assert "secret detail" in caplog.text
+
+
+@pytest.mark.parametrize(("told", "status"), [(b'{"ok": true}', 200), (b'{"ok": false}', 503), (b"", 200), (b"nonsense", 200), (None, 503)])
+def test_whether_the_recogniser_is_well(page: TestClient, monkeypatch, told: bytes | None, status: int):
+    monkeypatch.setattr(Home, "ask", lambda self, word: told)
+    assert page.get("/healthz").status_code == status
+    assert page.get("/").status_code == 200
 
 
 def test_why_there_is_no_recogniser(visit):
