@@ -17,6 +17,7 @@ from urllib.parse import quote
 import cv2
 from anyio import to_thread
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from python_multipart.exceptions import FormParserError
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -275,6 +276,8 @@ class Pages:
         if isinstance(error, HTTPException):
             status, wrong = error.status_code, error.detail if error.status_code != 404 else "there is nothing at this address"
             mend = "go back to the first page" if status == 404 else ""
+        elif isinstance(error, FormParserError):
+            status, wrong, mend = 400, "that is no form", "load the page again"
         elif isinstance(error, OmokageError):
             status, wrong, mend = STATUS.get(type(error), 503), error.wrong, error.mend
         else:
@@ -370,7 +373,7 @@ def make(pages: Pages) -> Starlette:
         Route("/login", pages.login, methods=["POST"]),
         Route("/logout", pages.logout, methods=["POST"]),
     ]
-    handlers: dict[Any, Any] = dict.fromkeys((OmokageError, HTTPException, Exception), pages.failed)
+    handlers: dict[Any, Any] = dict.fromkeys((OmokageError, HTTPException, FormParserError, Exception), pages.failed)
     return Starlette(routes=routes, middleware=[Middleware(Guard, pages.rules)], exception_handlers=handlers, lifespan=lifespan)
 
 
