@@ -339,7 +339,8 @@ def _identify_arguments(verb: argparse.ArgumentParser, shots: tuple[int, ...], c
     verb.add_argument("--pictures", type=int, default=Protocol.pictures, help="of each person at most, drawn by seed (default %(default)s)")
     verb.add_argument("--least", type=int, help="people with fewer pictures stay out (default: as many as --pictures)")
     verb.add_argument("--seeds", type=int, default=Protocol.seeds, help="splits (default %(default)s)")
-    verb.add_argument("--cohort", type=Path, metavar="FILE", help="strangers by whom scores are normalised and an SVM learns: list of crops, which lie beside it")
+    strangers = "strangers by whom scores are normalised and an SVM learns: list of crops, which lie beside it"
+    verb.add_argument("--cohort", type=Path, metavar="FILE", help=strangers)
     detect.add_arguments(verb)
 
 

@@ -33,20 +33,30 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no 
 
 
 class Site:
-    """A page that runs with its recogniser."""
+    """A page that runs, with a recogniser of its own where `film` is named."""
 
-    def __init__(self, folder: Path, film: Path, *words: object):
+    def __init__(self, folder: Path, film: Path | None, *words: object):
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
-        self.address, self.log = f"http://127.0.0.1:{port}", (folder / "log").open("w+")
-        own = ["--listen", f"127.0.0.1:{port}", "--gallery", folder / "g.db", "--keep-crops", *words]
-        command = [sys.executable, "-m", "device.serve", *own, "--", "--source", film, "--loop", "--remember-unknowns"]
-        self._process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=self.log)
+        self.address, self._folder = f"http://127.0.0.1:{port}", folder
+        self._processes: list[subprocess.Popen] = []
+        watching = [] if film is None else ["--", "--source", film, "--loop", "--remember-unknowns"]
+        self._start("serve", "--listen", f"127.0.0.1:{port}", "--keep-crops", *words, *watching)
+
+    def watch(self, film: Path, *words: object) -> None:
+        """Start a recogniser beside the page."""
+        journal = "--journal", self._folder / "journal", "--journal-crops"
+        self._start("recognize", "--source", film, "--loop", "--remember-unknowns", *journal, *words)
+
+    def _start(self, program: str, *words: object) -> None:
+        command = [sys.executable, "-m", f"device.{program}", "--gallery", self._folder / "g.db", *words]
+        with (self._folder / f"{program}.log").open("w") as log:
+            self._processes.append(subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=log))
 
     def close(self) -> None:
-        self._process.terminate()
-        self._process.wait(20)
-        self.log.close()
+        for process in self._processes:
+            process.terminate()
+            process.wait(20)
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +138,7 @@ def pictures_of(clip: Path, folder: Path, count: int = 4) -> list[Path]:
 def test_from_the_first_visit_to_an_undone_removal(chromium, data: Path, yunet: Path, tmp_path: Path):
     clips = data / "clips"
     film = film_of(tmp_path / "film.mp4", clips / "p1-b.mp4", clips / "p5-a.mp4")
-    site = Site(tmp_path, film, "--password-file", tmp_path / "password", "--detector-model", yunet)
+    site = Site(tmp_path, None, "--password-file", tmp_path / "password", "--detector-model", yunet)
     visitor = Visitor(chromium, site, viewport=DESKTOP)
     page, faults = visitor.page, []
     try:
@@ -149,6 +159,8 @@ def test_from_the_first_visit_to_an_undone_removal(chromium, data: Path, yunet: 
         assert "Added p1: 4 templates" in visitor.told() and "p1 is" in visitor.told()
 
         page.get_by_role("link", name="Today").click()
+        assert "no recogniser is running" in page.locator("#view").inner_text()
+        site.watch(film, "--detector-model", yunet)
         visitor.wait_for("p1")
         page.get_by_role("button", name="Watch live").click()
         visitor.wait_for_pictures()
@@ -157,11 +169,11 @@ def test_from_the_first_visit_to_an_undone_removal(chromium, data: Path, yunet: 
 
         page.get_by_role("link", name="Unknowns").click()
         for _ in range(60):  # until the film has come to the stranger
-            if page.get_by_role("button", name="Name").count():
+            if page.locator(".group img.face").count():
                 break
             time.sleep(1)
             page.reload()
-        card = page.locator(".group", has=page.locator("img.face")).first
+        card = page.locator(".group", has=page.locator("img.face")).first  # p1 was known before the film began
         faults += visitor.faults()
         card.get_by_label("Name").fill("p5")
         card.get_by_role("button", name="Name").click()
