@@ -174,7 +174,7 @@ def test_photos_that_give_nothing(tmp_path, capsys):
         identification.photo_crops(tmp_path / "nothing.zip", None)
 
 
-def test_a_cohort_is_thinned_evenly(tmp_path):
+def test_a_cohort_is_what_its_list_names(tmp_path):
     names = []
     for number in range(10):
         path = tmp_path / "crops" / f"{number}.png"
@@ -183,4 +183,3 @@ def test_a_cohort_is_thinned_evenly(tmp_path):
         names.append(f"crops/{number}")
     (tmp_path / "cohort.txt").write_text("\n".join(names[:8]))
     assert identification.cohort(tmp_path / "cohort.txt").names == names[:8]
-    assert identification.cohort(tmp_path / "cohort.txt", most=4).names == names[:8:2]
