@@ -24,7 +24,7 @@ class Hub:
         self._path = path
         self.viewers = 0
         self._picture, self._number = b"", 0
-        self._changed = asyncio.Condition()
+        self._next: asyncio.Future[None] | None = None  # done when there is another picture
         self._task: asyncio.Task[None] | None = None
 
     def watch(self, may: Callable[[], bool]) -> AsyncIterator[bytes]:
@@ -40,11 +40,11 @@ class Hub:
         try:
             sent = self._number
             while may():
-                try:
-                    async with self._changed:
-                        await asyncio.wait_for(self._changed.wait_for(lambda: self._number != sent), QUIET)  # noqa: B023
-                except asyncio.TimeoutError:  # another class than TimeoutError before Python 3.11
-                    return
+                if self._number == sent:
+                    # Not a condition with a time limit: one that is cancelled twice, as servers do, keeps its lock (Python 3.11).
+                    await asyncio.wait({self._coming()}, timeout=QUIET)
+                    if self._number == sent:
+                        return
                 sent = self._number
                 head = f"--{BOUNDARY}\r\nContent-Type: image/jpeg\r\nContent-Length: {len(self._picture)}\r\n\r\n"
                 yield head.encode() + self._picture + b"\r\n"
@@ -68,14 +68,20 @@ class Hub:
                     (length,) = struct.unpack(">I", await reader.readexactly(4))
                     if length > LARGEST:
                         break
-                    await self._show(await reader.readexactly(length))
+                    self._show(await reader.readexactly(length))
             except (OSError, asyncio.IncompleteReadError):
                 pass
             finally:
                 writer.close()
             await asyncio.sleep(AGAIN)
 
-    async def _show(self, picture: bytes) -> None:
-        async with self._changed:
-            self._picture, self._number = picture, self._number + 1
-            self._changed.notify_all()
+    def _coming(self) -> "asyncio.Future[None]":
+        if self._next is None:
+            self._next = asyncio.get_running_loop().create_future()
+        return self._next
+
+    def _show(self, picture: bytes) -> None:
+        self._picture, self._number = picture, self._number + 1
+        if self._next is not None:
+            self._next.set_result(None)
+            self._next = None

@@ -136,3 +136,44 @@ def test_who_may_not_watch_any_more_sees_nothing(tmp_path: Path):
         return [part async for part in hub.Hub(tmp_path / "s").watch(lambda: False)]
 
     assert asyncio.run(watch()) == []
+
+
+async def _viewers_who_leave(path: Path) -> bytes:
+    """What somebody gets who watches after many have left in the middle of their wait, each told to go twice, as servers do."""
+    shared = hub.Hub(path)
+
+    async def watch() -> bytes:
+        return await anext(shared.watch(lambda: True))
+
+    for wait in range(12):
+        viewers = [asyncio.create_task(_all(shared)) for _ in range(3)]
+        await asyncio.sleep(0.005 * wait)
+        for _ in range(2):
+            for viewer in viewers:
+                viewer.cancel()
+            await asyncio.sleep(0)
+        await asyncio.gather(*viewers, return_exceptions=True)
+    return await asyncio.wait_for(watch(), 10)
+
+
+async def _all(shared: hub.Hub) -> None:
+    async for _ in shared.watch(lambda: True):
+        pass
+
+
+def test_viewers_who_leave_leave_the_others_their_pictures(tmp_path):
+    live = Live(tmp_path / "live.sock", rate=200)
+    ending = threading.Event()
+
+    def offer() -> None:
+        while not ending.wait(0.002):
+            live.offer(WHITE, [])
+
+    feed = threading.Thread(target=offer)
+    feed.start()
+    try:
+        assert b"image/jpeg" in asyncio.run(_viewers_who_leave(tmp_path / "live.sock"))
+    finally:
+        ending.set()
+        feed.join()
+        live.close()
