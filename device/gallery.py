@@ -285,25 +285,16 @@ class Gallery(Visitors):
         Not undone: all that could bring the person back goes too, the copies that migrations made among it.
         """
         with self._writing("remove") as now:
-            person = self._known(name)
-            count = self._count(person)
-            self._db.execute("DELETE FROM person WHERE id = ?", (person,))
-            self._describe(person, f"{count} templates")
+            _, count = self._take_out(name)
             self._db.execute("DELETE FROM undo")
-            self._db.execute("DELETE FROM state WHERE key LIKE 'derived %'")
-            self._to_forget(now)
-            for copy in self.old_copies():
-                copy.unlink()
+            self._leave_nothing(now)
         self._forget()
         return count
 
     def withdraw(self, name: str, minutes: float = GRACE) -> int:
         """Like `remove`, but for so many minutes `undo` brings the person back. Whoever opens the gallery next finishes the removal."""
         with self._writing("withdraw") as now:
-            person = self._known(name)
-            count = self._count(person)
-            self._db.execute("DELETE FROM person WHERE id = ?", (person,))
-            self._describe(person, f"{count} templates")
+            person, count = self._take_out(name)
             due = stamp(datetime.fromisoformat(now.replace("Z", "+00:00")) + timedelta(minutes=minutes))
             step = self._db.execute("SELECT max(id) FROM audit").fetchone()[0]
             self._db.execute("INSERT INTO state VALUES (?, ?)", (f"withdrawn {step}", json.dumps([due, person, count])))
@@ -334,12 +325,24 @@ class Gallery(Visitors):
                     self._db.execute("INSERT INTO audit (time, verb, person, detail) VALUES (?, ?, ?, ?)", row)
                     gone += 1
             if gone:
-                self._db.execute("DELETE FROM state WHERE key LIKE 'derived %'")
-                self._to_forget(moment)
-                for copy in self.old_copies():
-                    copy.unlink()
+                self._leave_nothing(moment)
         self._finish_forgetting()
         return gone
+
+    def _take_out(self, name: str) -> tuple[int, int]:
+        """Delete a person within a transaction; the person's number, and how many templates went too."""
+        person = self._known(name)
+        count = self._count(person)
+        self._db.execute("DELETE FROM person WHERE id = ?", (person,))
+        self._describe(person, f"{count} templates")
+        return person, count
+
+    def _leave_nothing(self, now: str) -> None:
+        """What was made of the people who are gone goes too, and the copies that migrations left; the file's free pages follow."""
+        self._db.execute("DELETE FROM state WHERE key LIKE 'derived %'")
+        self._to_forget(now)
+        for copy in self.old_copies():
+            copy.unlink()
 
     def _expire(self) -> None:
         super()._expire()

@@ -2,19 +2,34 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+from clock import Clock
+from pretended_broker import Pretended
 
 from device import bundle, enroll, recognize
 from device.bundle import Bundle
 from device.detect import Detector, MtcnnDetector, YunetDetector
 
 SIDE = 16
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def pretended() -> Iterator[Pretended]:
+    """A broker of MQTT that does what the test wants."""
+    broker = Pretended()
+    yield broker
+    broker.close()
 
 
 class PixelEncoder:

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from clock import Clock
 
 from device import events, metrics
 from device.metrics import Metrics, Server, address, temperatures
@@ -31,18 +32,6 @@ class Recogniser:
         self.crops += faces
         for stage, taken in seconds.items():
             self.seconds[stage] += taken
-
-
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

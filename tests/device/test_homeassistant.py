@@ -3,6 +3,7 @@ import re
 from pathlib import Path
 
 import pytest
+from clock import Clock
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,19 +12,6 @@ from device.homeassistant import Presence, Topics, rings, slug
 
 NASTY = ["Zoë", "a/b", "#", "+", "$SYS", 'quo"te', "it's", "<script>alert(1)</script>", "😀", "日本", "x" * 1000]
 NASTY += ["Ada ", " Ada", "ada", "Ada", "\ud800"]
-
-
-class Clock:
-    def __init__(self):
-        self.now = 1_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

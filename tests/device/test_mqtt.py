@@ -39,13 +39,6 @@ def judged(kind: str, name: str | None, track: int = 1, quality: float = 0.9) ->
 
 
 @pytest.fixture
-def pretended():
-    broker = Pretended()
-    yield broker
-    broker.close()
-
-
-@pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(courier, "FIRST", 0.02)
     monkeypatch.setattr(courier, "LONGEST", 0.05)

@@ -21,13 +21,6 @@ EVENTS = "omokage/door/events"
 
 
 @pytest.fixture
-def pretended():
-    broker = Pretended()
-    yield broker
-    broker.close()
-
-
-@pytest.fixture
 def nobody() -> int:
     """A port on which nobody listens."""
     with socket.create_server(("127.0.0.1", 0)) as free:

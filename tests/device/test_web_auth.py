@@ -1,19 +1,13 @@
 from pathlib import Path
 
 import pytest
+from clock import Clock
 from hypothesis import given
 from hypothesis import strategies as st
 
 from device.program import InputError
 from device.web import auth
 from device.web.auth import Password, Sessions, Throttle, read_token
-
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def private(path: Path, content: str) -> Path:
