@@ -83,11 +83,22 @@ def running(*words: object) -> Iterator[subprocess.Popen]:
             process.communicate()
 
 
+def drain(process: subprocess.Popen) -> None:
+    """Read what a process says, so that it never waits for a reader."""
+
+    def read() -> None:
+        with contextlib.suppress(ValueError):  # closed while it was read
+            for _ in process.stderr:
+                pass
+
+    threading.Thread(target=read, daemon=True).start()
+
+
 @contextlib.contextmanager
 def recogniser(setup: Setup, *program: object) -> Iterator[subprocess.Popen]:
     options = ["--source", setup.film, "--loop", "--journal", setup.journal, "--journal-crops", "--gallery", setup.gallery]
     with running(*program, *options, "--detector-model", setup.detector, "--remember-unknowns", "--backend", "cpu") as process:
-        threading.Thread(target=lambda: [None for _ in process.stderr], daemon=True).start()
+        drain(process)
         yield process
 
 
@@ -97,7 +108,7 @@ def page(setup: Setup) -> Iterator[tuple[subprocess.Popen, int]]:
     with running("-m", "device.serve", "--listen", "127.0.0.1:0", "--gallery", setup.gallery) as process:
         for line in process.stderr:
             if found := re.search(r"http://127\.0\.0\.1:(\d+)/", line):
-                threading.Thread(target=lambda: [None for _ in process.stderr], daemon=True).start()
+                drain(process)
                 yield process, int(found[1])
                 return
         raise InputError("serve.py does not start", "see what it says")

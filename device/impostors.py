@@ -3,7 +3,7 @@
 Scores are normalised (device/normalise.py), by the same strangers.
 
 Of a changed gallery only those are searched for who are new or have changed, and everybody only by the faces that were most like
-somebody who has changed or gone. A gallery of 10,000 people takes a second at first and milliseconds afterwards.
+somebody who has changed or gone. A gallery of 10,000 people takes seconds at first and milliseconds afterwards.
 """
 
 import io
