@@ -38,13 +38,13 @@ SIMSIAM := --crops $(CROPS) --without $(COHORT) --batch 128 --precision mixed_bf
 	--probe-crops $(LFW)/crops.zip --probe-pairs $(LFW)/pairsDevTest.txt
 HARD := --area 0.2 --strength 1.0
 RESEARCH := research and non-commercial use (the training pictures are of UTKFace, All-Age-Faces and CelebA)
-pretrain = test -f $(@D)/config.json && R="--resume $(@D)" || R="--out $(@D) $(SIMSIAM) $(1)"; \
+pretrain = test -f $(@D)/config.toml && R="--resume $(@D)" || R="--out $(@D) $(SIMSIAM) $(1)"; \
 	.venv/bin/python train/pretrain.py $$R && touch $@
 
 simsiam: build/simsiam-fused/manifest.json  ## Train the label-free encoder again (build/simsiam-fused)
 
 runs/simsiam-64/done: | .venv/ready
-	$(call pretrain,--size 64 --epochs 9 --rate 0.5 --area 0.25)
+	$(call pretrain,--size 64 --epochs 9 --rate 0.5 --area 0.25 --projection 512)
 
 runs/simsiam-64b/done: runs/simsiam-64/done
 	$(call pretrain,--size 64 --epochs 6 --rate 0.5 $(HARD) --init $(<D))
@@ -62,7 +62,7 @@ UNLABELLED := $(CROPS) $(OMOKAGE_DATA)/crops/celeba_id.zip
 TAUGHT := distilled, without labels, from dlib's face recognition model (ResNet-29 by Davis King, CC0), which its author trained with labels on about 3 million faces
 DISTIL := --objective distill --teacher dlib --cache runs/teacher --crops $(UNLABELLED) --without $(COHORT) --precision mixed_bfloat16 \
 	--rate 3e-3 --probe-crops $(LFW)/crops.zip --probe-pairs $(LFW)/pairsDevTest.txt
-finetune = test -f $(@D)/config.json && R="--resume $(@D)" || R="--out $(@D) $(DISTIL) $(1)"; \
+finetune = test -f $(@D)/config.toml && R="--resume $(@D)" || R="--out $(@D) $(DISTIL) $(1)"; \
 	.venv/bin/python train/finetune.py $$R && touch $@
 
 encoder: build/omokage-s/manifest.json  ## Train the default encoder again (build/omokage-s)
@@ -84,7 +84,7 @@ build/omokage-s/manifest.json: runs/distil-long/done
 DETECTOR := --photos $(OMOKAGE_DATA)/wild.zip --empty $(OMOKAGE_DATA)/noface.zip --crops-every 12 \
 	--crops $(addprefix $(OMOKAGE_DATA)/crops/,utkface.zip aaf.zip) --without $(OMOKAGE_DATA)/noface_test.txt $(COHORT) \
 	--teacher $(OMOKAGE_DATA)/detectors/yunet_n_dynamic.onnx --cache runs/faces --precision mixed_bfloat16
-faces = test -f $(@D)/config.json && R="--resume $(@D)" || R="--out $(@D) $(DETECTOR) $(1)"; \
+faces = test -f $(@D)/config.toml && R="--resume $(@D)" || R="--out $(@D) $(DETECTOR) $(1)"; \
 	.venv/bin/python train/detector/distil.py $$R && touch $@
 
 detector: build/omokage-detector/manifest.json  ## Train the face detector (build/omokage-detector)

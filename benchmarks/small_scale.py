@@ -1,4 +1,4 @@
-"""What the fine-tuning benchmarks share: an encoder small enough for many trainings, its SimSiam start, and its judges.
+"""What the benchmarks of trainings share: an encoder small enough for many of them, its SimSiam start, and its judges.
 
 64x64 crops and the fused family at half width: 15 MMAC, 0.38 M parameters. Compute is counted in views, a forward and
 a backward pass of one picture: a SimSiam step on a batch of 128 is 256 of them, a step of fine-tuning 128.
@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -20,7 +21,7 @@ import tf_keras as keras
 from device.demo import shared_data
 from device.program import InputError, Parser, replacing
 from train import encoders, evaluate, finetune, identification, labels, pretrain, probes, runs
-from train.data import read_crops, read_list, read_pairs
+from train.data import pictures, read_crops, read_list, read_pairs
 
 BATCH = 128
 SHAPE: dict[str, Any] = {"size": 64, "width": 0.5, "batch": BATCH, "precision": "mixed_bfloat16"}
@@ -72,12 +73,12 @@ class Start:
     @property
     def settings(self) -> pretrain.Settings:
         sources, without = crops(self.data, UNLABELLED), str(self.data / "crops" / "cohort.txt")
-        rates: dict[str, Any] = {"epochs": self.epochs, "rate": 0.5, "warmup": 0.05}
+        rates: dict[str, Any] = {"epochs": self.epochs, "rate": 0.5, "warmup": 0.05, "projection": 512}
         return pretrain.Settings(crops=sources, without=without, limit=self.limit, area=0.25, **rates, **SHAPE)
 
     def trained(self) -> Path:
         """Its encoder; an interrupted training goes on."""
-        return _trained(pretrain.pretrain, self.settings, self.folder)
+        return pretrained(self.settings, self.folder)
 
     def images(self) -> np.ndarray:
         """The crops that it trains on, uint8 [N, 112, 112, 3]."""
@@ -85,14 +86,53 @@ class Start:
 
     def untrained(self) -> keras.Model:
         """The same network as chance made it, whitened as SimSiam's is."""
-        keras.utils.set_random_seed(0)
-        model = encoders.build("fused", size=SHAPE["size"], width=SHAPE["width"])
-        images = self.images()
-        return encoders.whitened(model, images[:: max(len(images) // pretrain.WHITENING_CROPS, 1)])
+        return untrained(self.images())
 
     def views(self) -> int:
         """How many views its training passed forward and backward."""
         return 2 * BATCH * self.epochs * (len(self.images()) // BATCH)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Trainings without labels that all see as many `pictures`, of the same crops in the same order, but for the last part of an
+    epoch: only whole ones are trained."""
+
+    data: Path
+    pictures: int
+    limit: int | None = None
+
+    def settings(self, **given: Any) -> pretrain.Settings:
+        """Such a training, with what is `given` of pretrain's settings."""
+        sources, without = crops(self.data, UNLABELLED), self.data / "crops" / "cohort.txt"
+        there = len(crop_names(sources, without)[: self.limit])
+        shape: dict[str, Any] = {"on_collapse": "warn", **SHAPE, **given}
+        epochs = max(round(self.pictures / (there // shape["batch"] * shape["batch"])), 1)
+        return pretrain.Settings(crops=sources, without=str(without), limit=self.limit, epochs=epochs, **shape)
+
+
+@lru_cache
+def crop_names(sources: tuple[str, ...], without: Path) -> list[str]:
+    """What read_crops would read."""
+    left = read_list(without)
+    return [name for source in sources for name, _ in pictures(Path(source)) if name not in left]
+
+
+def untrained(images: np.ndarray) -> keras.Model:
+    """The encoder as chance made it, whitened on `images` as a pretrained one is."""
+    keras.utils.set_random_seed(0)
+    model = encoders.build("fused", size=SHAPE["size"], width=SHAPE["width"])
+    return encoders.whitened(model, images[:: max(len(images) // pretrain.WHITENING_CROPS, 1)])
+
+
+def pretrained(settings: pretrain.Settings, folder: Path) -> Path:
+    """The encoder after `settings`, in a run folder; an interrupted training goes on."""
+    return _trained(pretrain.pretrain, settings, folder)
+
+
+def speed(folder: Path) -> float:
+    """Pictures a second of the training in the run `folder`: the median of its epochs."""
+    return float(np.median([row["images_per_second"] for row in runs.Run.open(folder).epochs()]))
 
 
 def tuned(settings: finetune.Settings, steps: int, folder: Path) -> Path:
@@ -104,7 +144,7 @@ def tuned(settings: finetune.Settings, steps: int, folder: Path) -> Path:
 
 def _trained(train: Callable[..., runs.Run], settings: Any, folder: Path) -> Path:
     """The encoder of the run `folder`, begun, gone on with, or finished. Raises InputError if it has other settings."""
-    if not (folder / "config.json").exists():
+    if not (folder / runs.CONFIG).exists():
         return train(settings, folder).encoder
     run, now = runs.Run.open(folder), json.loads(json.dumps(asdict(settings), default=str))
     if differ := sorted(name for name, value in run.config.items() if now.get(name) != value):
@@ -115,15 +155,15 @@ def _trained(train: Callable[..., runs.Run], settings: Any, folder: Path) -> Pat
 
 
 class Judge:
-    """LFW for an encoder: the 6,000 pairs, the development pairs, and identification of known people from one picture."""
+    """LFW for an encoder: the 6,000 pairs, the development pairs, and identification of known people from `shots` pictures."""
 
-    def __init__(self, data: Path):
+    def __init__(self, data: Path, shots: int = 1):
         folder = data / "lfw"
         self.crops = read_crops([folder / "crops.zip"])
         self.test, self.development = (
             probes.VerificationProbe(self.crops, read_pairs(folder / name)) for name in ("pairs.txt", "pairsDevTest.txt")
         )
-        self.protocol = identification.Protocol(shots=(1,), classifiers=("knn",))
+        self.protocol = identification.Protocol(shots=(shots,), classifiers=("knn",))
 
     def __call__(self, model: keras.Model) -> dict[str, Any]:
         rows = encoders.embed(model, self.crops.images)

@@ -24,9 +24,8 @@ def table(folder: Path) -> str:
         row = json.loads(line)
         gauge = f"{row['std']:.4f} ({row['std_healthy']:.4f})"
         probe = f"{row['accuracy']:.2%} | {row['auc']:.4f}" if "accuracy" in row else " | "
-        lines.append(
-            f"| {row['epoch']} | {row['loss']:.4f} | {gauge} | {row['effective_rank']:.1f} | {probe} | {row['images_per_second']:.0f} |"
-        )
+        rank = f"{row['effective_rank']:.1f}" if "effective_rank" in row else ""  # asked every --probe-every epochs
+        lines.append(f"| {row['epoch']} | {row['loss']:.4f} | {gauge} | {rank} | {probe} | {row['images_per_second']:.0f} |")
     return "\n".join(lines) + "\n"
 
 

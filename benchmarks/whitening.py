@@ -19,7 +19,7 @@ SHRINKS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 
 
 def table(source: runs.Run, probe: probes.VerificationProbe) -> str:
-    settings = pretrain.settings_of(source)
+    settings = source.settings(pretrain.Settings)
     model = pretrain.restored(source)
     without = data.read_list(Path(settings.without)) if settings.without else set()
     images = data.read_crops([Path(path) for path in settings.crops], without).images

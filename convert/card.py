@@ -93,7 +93,7 @@ def write_card(path: Path, facts: dict[str, Any], report: dict[str, Any], encode
 DETECTOR = """# {name}
 
 A face detector: a picture (RGB) to boxes, scores and five landmarks, decoded by device/faces.py. Full int8, uint8 in and out, for
-the Edge TPU and the CPU. The same weights twice: for 320x240 pixels and for 160x128.
+the Edge TPU and the CPU. The same weights for pictures of every size named: detector.tflite is for 320x240.
 
 | | |
 |---|---|

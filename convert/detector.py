@@ -3,9 +3,9 @@
   python convert/detector.py --run runs/detector --out build/omokage-detector
 
 The ranges of all activations are set from what scenes like those of the training reach; --epochs goes on training under fake
-quantisation. The bundle holds the network for 320x240 pixels and for 160x128. The score from which a detection counts is
-chosen on the photos that the training kept back, and so are the figures of the card. Exit status 1: the bundle is made, but
-int8 finds fewer of their faces than float.
+quantisation. The bundle holds the network for 320x240, 160x128 and 480x368 pixels. The score from which a detection
+counts is chosen on the photos that the training kept back, and so are the figures of the card. Exit status 1: the bundle is
+made, but int8 finds fewer of their faces than float.
 """
 
 import argparse
@@ -26,12 +26,13 @@ from convert import calibration, card, quantize
 from device import bundle, faces
 from device.detect import OmokageDetector
 from device.program import HOLDS_NOT, InputError, Parser, run
-from train import encoders, runs
+from train import encoders, runs, watch
 from train.detector import distil, losses, network, scenes
 from train.detector.agreement import Agreement, agreement
 from train.detector.distil import KEPT, Composer, Material
 
-SIZES = {bundle.DETECTOR: (240, 320), "detector_160x128.tflite": (128, 160)}  # file, height and width (120 is no multiple of the strides)
+# File, height and width; multiples of the strides, so 128 for 120 and 368 for 360.
+SIZES = {bundle.DETECTOR: (240, bundle.DETECTOR_WIDTH), "detector_160x128.tflite": (128, 160), "detector_480x368.tflite": (368, 480)}
 CALIBRATION = 256  # scenes
 UNLIKELY = -8.0  # logit below which the heat is as good as nothing, and need not be told apart
 LIKELY = 0.05  # heat from which the geometry of a cell matters: elsewhere nobody taught it anything
@@ -95,7 +96,7 @@ def learn(student: keras.Model, given: distil.Settings, material: Material, sett
     model.compile(optimizer=keras.optimizers.Adam(runs.Cosine(settings.rate, steps)))
     composer = Composer(material.sources, given)
     for epoch in range(settings.epochs):
-        progress = runs.Progress(epoch, settings.epochs, given.batch)
+        progress = watch.Progress(epoch, settings.epochs, given.batch)
         fitted = model.fit(composer.batches(epoch), initial_epoch=epoch, epochs=epoch + 1, verbose=0, callbacks=[progress])
         told.append({"epoch": epoch + 1, "loss": float(fitted.history["loss"][-1])})
         print("epoch {epoch}, loss {loss:.4f}".format(**told[-1]), file=sys.stderr)

@@ -34,7 +34,7 @@ from convert.report import page
 from device import align, bundle
 from device.embed import Encoder
 from device.program import HOLDS_NOT, InputError, OmokageError, Parser, replacing, run
-from train import data, encoders, evaluate, metrics, probes, runs
+from train import data, encoders, evaluate, metrics, probes, runs, watch
 from train.objectives.triplet import Triplet
 from train.views import Views, view
 
@@ -229,7 +229,7 @@ def learn(student: keras.Model, teacher: keras.Model, images: np.ndarray, watche
     epochs: list[dict[str, Any]] = [{"epoch": 0, **alike(teacher, student, watched)}]
     kept = student.get_weights()
     for epoch in range(settings.epochs):
-        progress = runs.Progress(epoch, settings.epochs, settings.batch)
+        progress = watch.Progress(epoch, settings.epochs, settings.batch)
         dataset = batches(tensor, settings, epoch)
         history = model.fit(dataset, initial_epoch=epoch, epochs=epoch + 1, verbose=0, callbacks=[progress]).history
         found = {"epoch": epoch + 1, "loss": float(history["loss"][-1]), **alike(teacher, student, watched)}

@@ -6,6 +6,7 @@ once and verified at every load.
 
 import hashlib
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable
@@ -20,6 +21,7 @@ MODELS = Path(__file__).resolve().parent.parent / "models"
 ENCODER = "encoder.tflite"
 ENCODER_EDGETPU = "encoder_edgetpu.tflite"
 DETECTOR = "detector.tflite"
+DETECTOR_WIDTH = 320  # pixels of the picture that it looks at; other models are called after theirs, detector_160x128.tflite
 SHIPPED_DETECTOR = "omokage-detector"  # in models/
 SCHEMA = 1
 FAR = 0.001  # the false-accept rate whose threshold is used where the user names none
@@ -84,6 +86,14 @@ class DetectorBundle(Verified):
     @property
     def model(self) -> Path:
         return self.path / DETECTOR
+
+    def sized(self, width: int) -> Path:
+        """The model for pictures of `width` pixels. Raises InputError where there is none."""
+        models = {int(found[1]): name for name in self.manifest["files"] if (found := re.fullmatch(r"detector_(\d+)x\d+\.tflite", name))}
+        models[DETECTOR_WIDTH] = DETECTOR
+        if width not in models:
+            raise InputError(f"{self.path} has no model for {width} pixels", f"choose one of {', '.join(map(str, sorted(models)))}")
+        return self.path / models[width]
 
     @property
     def score(self) -> float:

@@ -217,7 +217,8 @@ def _write_sheet(video: Path, sheet: Path) -> None:
 
 def _options(args: argparse.Namespace) -> list[object]:
     """The options that enroll.py and recognize.py share with this program, as the user set them."""
-    given = {"--encoder": args.encoder, "--detector": args.detector, "--detector-model": args.detector_model, "--min-face": args.min_face}
+    shared = ("encoder", "detector", "detector_model", "detector_size", "min_face")
+    given = {f"--{name.replace('_', '-')}": getattr(args, name) for name in shared}
     words = [word for option, value in given.items() if value is not None for word in (option, value)]
     return [*words, "--skip-still"] if args.skip_still else words
 

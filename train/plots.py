@@ -1,6 +1,6 @@
-"""ROC and DET curves of encoders side by side, as PNG files."""
+"""Drawings as PNG files: ROC and DET curves of encoders side by side, the curves of a training."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +9,14 @@ from scipy.stats import norm
 from device.program import MissingError, replacing
 
 RATES = (0.001, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.95)  # ticks of the DET curve
+
+# What a training's curves show together, and the panel's title; any other figure has a panel of its own.
+PANELS = {
+    ("std", "std_healthy"): "std of unit outputs",
+    ("accuracy", "auc"): "verification",
+    ("knn",): "nearest neighbours",
+    ("images_per_second",): "images/s",
+}
 
 
 def roc(curves: Mapping[str, np.ndarray], pairs: int, path: Path) -> None:
@@ -43,15 +51,40 @@ def det(curves: Mapping[str, np.ndarray], path: Path) -> None:
     _save(figure, path)
 
 
+def curves(epochs: Sequence[Mapping[str, float]], path: Path) -> None:
+    """The figures of a training over its epochs, panel by panel; what was measured now and then is drawn from point to point."""
+    names = dict.fromkeys(name for row in epochs for name in row if name != "epoch")
+    panels = list(dict.fromkeys(next((group for group in PANELS if name in group), (name,)) for name in names))
+    across, down = min(len(panels), 3), -(-len(panels) // 3)
+    figure = _drawing((4 * across, 2.8 * down))
+    for place, group in enumerate(panels, 1):
+        title = PANELS.get(group, group[0].replace("_", " "))
+        axes = figure.add_subplot(down, across, place, title=title, xlabel="epoch")
+        axes.grid(alpha=0.3)
+        for name in group:
+            points = [(row["epoch"], row[name]) for row in epochs if name in row]
+            axes.plot(*zip(*points, strict=True), label=name, marker=".", linestyle="--" if name == "std_healthy" else "-")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        if group[0] in ("std", "images_per_second"):  # how far they are from nothing matters
+            axes.set_ylim(0, 1.1 * axes.dataLim.y1)
+        if len(group) > 1:
+            axes.legend()
+    _save(figure, path)
+
+
 def _figure(title: str, across: str, up: str):
+    figure = _drawing((6, 5))
+    axes = figure.add_subplot(title=title, xlabel=across, ylabel=up)
+    axes.grid(alpha=0.3)
+    return figure, axes
+
+
+def _drawing(size: tuple[float, float]):
     try:
         from matplotlib.figure import Figure  # pyplot would ask for a screen
     except ImportError as error:
         raise MissingError("matplotlib is not installed", "pip install matplotlib") from error
-    figure = Figure(figsize=(6, 5), layout="constrained")
-    axes = figure.add_subplot(title=title, xlabel=across, ylabel=up)
-    axes.grid(alpha=0.3)
-    return figure, axes
+    return Figure(figsize=size, layout="constrained")
 
 
 def _save(figure, path: Path) -> None:

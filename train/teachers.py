@@ -13,15 +13,11 @@ from typing import Any
 
 import cv2
 import numpy as np
+import tomlkit
 
 from device import bundle
 from device.align import SIZE
 from device.program import InputError, MissingError, replacing
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 DLIB = "dlib"
 BATCH = 64
@@ -47,11 +43,11 @@ class Chip:
     def read(cls, path: Path) -> "Chip":
         """From a TOML file with the names above. Raises InputError if it holds anything else."""
         try:
-            given = tomllib.loads(path.read_text("utf-8"))
+            given = tomlkit.parse(path.read_text("utf-8")).unwrap()
             lists: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
             chip = cls(**lists)
             chip.check()
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, TypeError, ValueError) as error:
+        except (OSError, TypeError, ValueError) as error:
             names = ", ".join(field.name for field in fields(cls))
             raise InputError(f"{path} does not describe a teacher's chip ({error})", f"give {names}") from error
         return chip

@@ -5,8 +5,9 @@ picture gets one 3x3 matrix and one offset. That keeps the pipeline lean enough 
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import tensorflow as tf
 
 from device.program import InputError
@@ -55,66 +56,121 @@ FACE = Views(
 )
 
 
-def _uniform(seed, n: int, low: float, high: float) -> tf.Tensor:
-    return tf.random.stateless_uniform((n,), seed, low, high)
+# By name, for training without labels: the paper's, and one for aligned faces after USynthFace (arXiv:2211.07371), nearly whole and
+# strongly turned, coloured and covered.
+PRESETS = {
+    "simsiam": Views(area=(0.2, 1.0)),
+    "face": Views(area=(0.7, 1.0), ratio=(0.9, 1.1), rotation=15.0, shear=0.25, shift=0.1, strength=1.0, blur=0.2, coarse=0.3, erase=0.5),
+}
 
 
-def boxes(seeds: tf.Tensor, n: int, views: Views) -> tf.Tensor:
+@dataclass(frozen=True)
+class Share:
+    """One of `of` equal shares of every batch, counted from 0: what one of several machines works on."""
+
+    number: int = 0
+    of: int = 1
+
+    def rows(self, batch: int) -> slice:
+        if batch % self.of:
+            raise InputError(f"a batch of {batch} does not divide by {self.of}", f"give --batch {batch + -batch % self.of}")
+        size = batch // self.of
+        return slice(self.number * size, (self.number + 1) * size)
+
+
+WHOLE = Share()
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Random numbers for the pictures of a batch of `batch`, a row of `seeds` [k, 2] for each kind. Only those of `share` are given
+    out, but all are drawn: so a batch that several machines share is drawn as if one had it."""
+
+    seeds: tf.Tensor
+    batch: int
+    share: Share = WHOLE
+
+    def __call__(self, kind: int, low: float = 0.0, high: float = 1.0, *shape: int) -> tf.Tensor:
+        """[n, *shape] in low..high for the pictures of the share."""
+        return tf.random.stateless_uniform((self.batch, *shape), self.seeds[kind], low, high)[self.share.rows(self.batch)]
+
+    def __getitem__(self, kinds: slice) -> "Draws":
+        return replace(self, seeds=self.seeds[kinds])
+
+    def __len__(self) -> int:
+        return self.batch // self.share.of
+
+
+def boxes(draws: Draws, views: Views) -> tf.Tensor:
     """Random parts [n, 4] (y1, x1, y2, x2 in 0..1), x1 and x2 swapped where the view is flipped (Inception crops)."""
-    area = _uniform(seeds[0], n, *views.area)
-    ratio = tf.exp(_uniform(seeds[1], n, math.log(views.ratio[0]), math.log(views.ratio[1])))
+    area = draws(0, *views.area)
+    ratio = tf.exp(draws(1, math.log(views.ratio[0]), math.log(views.ratio[1])))
     width = tf.minimum(tf.sqrt(area * ratio), 1.0)
     height = tf.minimum(tf.sqrt(area / ratio), 1.0)
-    x = _uniform(seeds[2], n, 0.0, 1.0) * (1 - width)
-    y = _uniform(seeds[3], n, 0.0, 1.0) * (1 - height)
+    x = draws(2) * (1 - width)
+    y = draws(3) * (1 - height)
     left, right = x, x + width
-    flip = _uniform(seeds[4], n, 0.0, 1.0) < views.flip
+    flip = draws(4) < views.flip
     return tf.stack([y, tf.where(flip, right, left), y + height, tf.where(flip, left, right)], axis=1)
 
 
-def placements(seeds: tf.Tensor, n: int, size: int, views: Views) -> tf.Tensor:
-    """Where each pixel of a view lies in a square picture of `size` pixels: rows of `ImageProjectiveTransformV3` [n, 8].
+def placements(draws: Draws, size: int, views: Views) -> tf.Tensor:
+    """Where the pixel (x, y) of a view lies in a square picture of `size` pixels: rows a, b, c, d, e, f [n, 6] mean
+    (a x + b y + c, d x + e y + f).
 
     The part of the picture (`boxes`), turned, sheared and shifted about its centre.
     """
-    y1, x1, y2, x2 = tf.unstack(boxes(seeds[:5], n, views) * (size - 1.0), axis=1)
-    turn = _uniform(seeds[5], n, -views.rotation, views.rotation) * math.pi / 180
-    shear = _uniform(seeds[6], n, -views.shear, views.shear)
+    y1, x1, y2, x2 = tf.unstack(boxes(draws[:5], views) * (size - 1.0), axis=1)
+    turn = draws(5, -views.rotation, views.rotation) * math.pi / 180
+    shear = draws(6, -views.shear, views.shear)
     cos, sin = tf.cos(turn), tf.sin(turn)
     # [[a, b], [c, d]]: rotation times shear along x.
     a, b, c, d = cos, cos * shear - sin, sin, sin * shear + cos
     centre_x, centre_y = (x1 + x2) / 2, (y1 + y2) / 2
     step_x, step_y = (x2 - x1) / (views.size - 1.0), (y2 - y1) / (views.size - 1.0)
-    shift_x, shift_y = (_uniform(seeds[i], n, -views.shift, views.shift) * size for i in (7, 8))
+    shift_x, shift_y = (draws(i, -views.shift, views.shift) * size for i in (7, 8))
     from_x, from_y = x1 - centre_x, y1 - centre_y
     x = [a * step_x, b * step_y, a * from_x + b * from_y + centre_x + shift_x]
     y = [c * step_x, d * step_y, c * from_x + d * from_y + centre_y + shift_y]
-    return tf.stack([*x, *y, tf.zeros(n), tf.zeros(n)], axis=1)
+    return tf.stack([*x, *y], axis=1)
 
 
-def placed(images: tf.Tensor, transforms: tf.Tensor, views: Views) -> tf.Tensor:
-    """float32 [n, size, size, 3] in 0..1 of uint8 `images` [n, H, W, 3]: bilinear, the border replicated."""
-    return tf.raw_ops.ImageProjectiveTransformV3(
-        images=tf.cast(images, tf.float32) / 255.0,
-        transforms=transforms,
-        output_shape=(views.size, views.size),
-        fill_value=0.0,
-        interpolation="BILINEAR",
-        fill_mode="NEAREST",
-    )
+@tf.function(jit_compile=True)
+def placed(images: tf.Tensor, transforms: tf.Tensor, size: int) -> tf.Tensor:
+    """float32 [n, size, size, 3] in 0..1 of uint8 `images` [n, H, H, 3]: bilinear, the border replicated.
+
+    Compiled by XLA, which makes one loop of it, this takes a sixth of the time of TensorFlow's ImageProjectiveTransformV3.
+    """
+    n, height = images.shape[:2]
+    row = transforms[:, :, None, None]  # [n, 6, 1, 1]
+    at = tf.cast(tf.range(size), tf.float32)
+    across, down = at[None, None], at[None, :, None]
+    x = tf.clip_by_value(row[:, 0] * across + row[:, 1] * down + row[:, 2], 0.0, height - 1.0)  # [n, size, size]
+    y = tf.clip_by_value(row[:, 3] * across + row[:, 4] * down + row[:, 5], 0.0, height - 1.0)
+    left, above = tf.minimum(tf.floor(x), height - 2.0), tf.minimum(tf.floor(y), height - 2.0)
+    corner = (tf.range(n)[:, None, None] * height + tf.cast(above, tf.int32)) * height + tf.cast(left, tf.int32)
+    pixels = tf.reshape(images, (-1, 3))
+    x, y = (x - left)[..., None], (y - above)[..., None]
+
+    def between(start: int) -> tf.Tensor:  # two neighbours in a row of the picture
+        first, second = (tf.cast(tf.gather(pixels, corner + start + step), tf.float32) for step in (0, 1))
+        return first + (second - first) * x
+
+    upper, lower = between(0), between(height)
+    return (upper + (lower - upper) * y) / 255.0
 
 
-def colours(seeds: tf.Tensor, images: tf.Tensor, views: Views) -> tf.Tensor:
+def colours(draws: Draws, images: tf.Tensor, views: Views) -> tf.Tensor:
     """`images` [n, H, W, 3] in 0..1 with random brightness, contrast, saturation, hue and grey; clipped to 0..1."""
-    n = images.shape[0]
-    on = _uniform(seeds[0], n, 0.0, 1.0) < views.jitter
+    n = len(draws)
+    on = draws(0) < views.jitter
 
     def factor(i: int, strength: float) -> tf.Tensor:
-        return tf.where(on, _uniform(seeds[i], n, 1 - strength, 1 + strength), 1.0)[:, None, None]
+        return tf.where(on, draws(i, 1 - strength, 1 + strength), 1.0)[:, None, None]
 
     brightness, contrast, saturation = (factor(i, 0.8 * views.strength) for i in (1, 2, 3))
-    saturation *= tf.cast(_uniform(seeds[5], n, 0.0, 1.0) >= views.grey, tf.float32)[:, None, None]  # grey: no saturation
-    angle = tf.where(on, _uniform(seeds[4], n, -0.2, 0.2) * views.strength, 0.0) * 2 * math.pi  # a share of a turn
+    saturation *= tf.cast(draws(5) >= views.grey, tf.float32)[:, None, None]  # grey: no saturation
+    angle = tf.where(on, draws(4, -0.2, 0.2) * views.strength, 0.0) * 2 * math.pi  # a share of a turn
     cos, sin, zero, one = tf.cos(angle), tf.sin(angle), tf.zeros(n), tf.ones(n)
     turn = tf.reshape(tf.stack([one, zero, zero, zero, cos, -sin, zero, sin, cos], axis=1), (n, 3, 3))
     yiq = tf.constant(YIQ)
@@ -123,92 +179,128 @@ def colours(seeds: tf.Tensor, images: tf.Tensor, views: Views) -> tf.Tensor:
     matrix = (saturation * tf.eye(3) + (1 - saturation) * luma) @ hue * brightness * contrast
     mean = tf.reduce_mean(images, axis=(1, 2)) @ tf.transpose(tf.constant([LUMA]))  # [n, 1] of each picture
     offset = (1 - contrast[:, 0]) * brightness[:, 0] * mean  # contrast turns about the picture's mean
-    pixels = tf.reshape(images, (n, -1, 3)) @ tf.transpose(matrix, (0, 2, 1)) + offset[:, None]
-    return tf.clip_by_value(tf.reshape(pixels, images.shape), 0.0, 1.0)
+    return _mixed(images, matrix, offset)
 
 
-def softened(seeds: tf.Tensor, images: tf.Tensor, views: Views) -> tf.Tensor:
+@tf.function(jit_compile=True)
+def _mixed(images: tf.Tensor, matrix: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
+    """`images` [n, H, W, 3] times `matrix` [n, 3, 3], plus `offset` [n, 1], clipped to 0..1. Written out: three channels are too
+    few for a matrix product, and XLA makes one loop of the sum."""
+    columns = tf.transpose(matrix, (2, 0, 1))[:, :, None, None]  # [3, n, 1, 1, 3]
+    pixels = sum(images[..., k : k + 1] * columns[k] for k in range(3))
+    return tf.clip_by_value(pixels + offset[:, None, None], 0.0, 1.0)
+
+
+def softened(draws: Draws, images: tf.Tensor, views: Views) -> tf.Tensor:
     """`images` [n, H, W, 3], a share of them under a Gaussian of random width, a share at a low resolution.
 
     Both are linear along each axis, so together they are one [size, size] matrix a picture: two matrix products instead
-    of convolutions with kernels of their own.
+    of convolutions with kernels of their own, and for the pictures concerned alone.
     """
-    n, size = images.shape[0], views.size
-    matrices = _gaussians(seeds[:2], n, views)
-    if views.coarse:
-        matrices = _coarse(seeds[2:4], n, views) @ matrices
-    elif not views.blur:
-        return images
-    down = matrices @ tf.reshape(images, (n, size, -1))  # over rows
-    return matrices[:, None] @ tf.reshape(down, (n, size, size, 3))  # over columns, channels alongside
-
-
-def _gaussians(seeds: tf.Tensor, n: int, views: Views) -> tf.Tensor:
-    """[n, size, size]: Gaussians of random width, the identity where there is no blur."""
-    sigma = _uniform(seeds[0], n, *views.sigma) * views.size / 224
-    on = _uniform(seeds[1], n, 0.0, 1.0) < views.blur
-    at = tf.cast(tf.range(views.size), tf.float32)
-    gauss = tf.exp(-((at[:, None] - at[None]) ** 2) / (2 * tf.maximum(sigma, 0.05)[:, None, None] ** 2))
-    gauss /= tf.reduce_sum(gauss, axis=2, keepdims=True)
-    return tf.where(on[:, None, None], gauss, tf.eye(views.size))
-
-
-def _coarse(seeds: tf.Tensor, n: int, views: Views) -> tf.Tensor:
-    """[n, size, size]: averages over random numbers of equal cells, drawn between by straight lines; else the identity."""
     size = views.size
-    cells = tf.round(_uniform(seeds[0], n, *views.detail) * size)[:, None]  # [n, 1]
-    on = _uniform(seeds[1], n, 0.0, 1.0) < views.coarse
-    at = (tf.cast(tf.range(size), tf.float32) + 0.5) / size  # [size], 0..1
-    cell = tf.floor(at * cells)  # [n, size]: which cell a pixel lies in
+    sigma = draws(0, *views.sigma) * size / 224
+    blurred = draws(1) < views.blur
+    cells = tf.round(draws(2, *views.detail) * size)
+    coarse = draws(3) < views.coarse
+    chosen = tf.where(blurred | coarse)  # [m, 1]
+    sigma, blurred, cells, coarse = (tf.gather_nd(each, chosen) for each in (sigma, blurred, cells, coarse))
+    matrices = tf.where(blurred[:, None, None], _gaussians(sigma, size), tf.eye(size))
+    if views.coarse:
+        matrices = tf.where(coarse[:, None, None], _coarse(cells, size), tf.eye(size)) @ matrices
+    part = tf.gather_nd(images, chosen)  # [m, H, W, 3]
+    for _ in range(2):  # along one axis, then the other
+        part = tf.transpose(tf.reshape(matrices @ tf.reshape(part, (-1, size, size * 3)), (-1, size, size, 3)), (0, 2, 1, 3))
+    return tf.tensor_scatter_nd_update(images, chosen, part)
+
+
+def _gaussians(sigma: tf.Tensor, size: int) -> tf.Tensor:
+    """[m, size, size]: Gaussians of these widths [m] in pixels."""
+    at = tf.cast(tf.range(size), tf.float32)
+    gauss = tf.exp(-((at[:, None] - at[None]) ** 2) / (2 * tf.maximum(sigma, 0.05)[:, None, None] ** 2))
+    return gauss / tf.reduce_sum(gauss, axis=2, keepdims=True)
+
+
+def _coarse(cells: tf.Tensor, size: int) -> tf.Tensor:
+    """[m, size, size]: averages over these numbers [m] of equal cells, drawn between by straight lines."""
+    at = (tf.cast(tf.range(size), tf.float32) + 0.5) / size * cells[:, None]  # [m, size], in units of cells
     number = tf.cast(tf.range(size), tf.float32)  # as many cells as pixels at most
-    member = tf.cast(cell[:, None] == number[:, None], tf.float32)  # [n, cells, size]
+    member = tf.cast(tf.floor(at)[:, None] == number[:, None], tf.float32)  # [m, cells, size]
     average = member / tf.maximum(tf.reduce_sum(member, axis=2, keepdims=True), 1.0)
-    where = tf.clip_by_value(at * cells - 0.5, 0.0, cells - 1)  # in units of cells, their centres at whole numbers
-    drawn = tf.maximum(1 - tf.abs(where[:, :, None] - number), 0.0)  # [n, size, cells]
-    return tf.where(on[:, None, None], drawn @ average, tf.eye(size))
+    where = tf.clip_by_value(at - 0.5, 0.0, cells[:, None] - 1)  # the cells' centres at whole numbers
+    drawn = tf.maximum(1 - tf.abs(where[:, :, None] - number), 0.0)  # [m, size, cells]
+    return drawn @ average
 
 
-def erased(seeds: tf.Tensor, images: tf.Tensor, views: Views) -> tf.Tensor:
+def erased(draws: Draws, images: tf.Tensor, views: Views) -> tf.Tensor:
     """`images` [n, H, W, 3] in 0..1, a share of them with a box of one random colour."""
-    n, size = images.shape[0], views.size
-    on = _uniform(seeds[0], n, 0.0, 1.0) < views.erase
-    area = _uniform(seeds[1], n, *views.erased)
-    ratio = tf.exp(_uniform(seeds[2], n, math.log(0.5), math.log(2.0)))
+    size = views.size
+    on = draws(0) < views.erase
+    area = draws(1, *views.erased)
+    ratio = tf.exp(draws(2, math.log(0.5), math.log(2.0)))
     at = (tf.cast(tf.range(size), tf.float32) + 0.5) / size
 
-    def inside(half: tf.Tensor, seed) -> tf.Tensor:
-        return tf.abs(at - _uniform(seed, n, 0.0, 1.0)[:, None]) < half[:, None]  # [n, size]
+    def inside(half: tf.Tensor, centre: tf.Tensor) -> tf.Tensor:
+        return tf.abs(at - centre[:, None]) < half[:, None]  # [n, size]
 
-    box = inside(tf.sqrt(area / ratio) / 2, seeds[3])[:, :, None] & inside(tf.sqrt(area * ratio) / 2, seeds[4])[:, None]
-    colour = tf.random.stateless_uniform((n, 1, 1, 3), seeds[5])
-    return tf.where((box & on[:, None, None])[..., None], colour, images)
+    down, across = inside(tf.sqrt(area / ratio) / 2, draws(3)) & on[:, None], inside(tf.sqrt(area * ratio) / 2, draws(4))
+    return _covered(images, down, across, draws(5, 0.0, 1.0, 3))
 
 
-def view(images: tf.Tensor, seed: tf.Tensor, views: Views) -> tf.Tensor:
-    """One random view float32 [n, size, size, 3] in -1..1 of uint8 `images` [n, H, H, 3]. Same seed [2], same view."""
-    seeds = tf.random.experimental.stateless_split(seed, 25)
-    n = images.shape[0]
-    result = colours(seeds[9:15], placed(images, placements(seeds[:9], n, images.shape[1], views), views), views)
-    result = softened(seeds[15:19], result, views)
+@tf.function(jit_compile=True)
+def _covered(images: tf.Tensor, down: tf.Tensor, across: tf.Tensor, colour: tf.Tensor) -> tf.Tensor:
+    """`images` [n, H, W, 3] with a box of `colour` [n, 3] where both `down` [n, H] and `across` [n, W] are true."""
+    return tf.where((down[:, :, None] & across[:, None])[..., None], colour[:, None, None], images)
+
+
+def view(images: tf.Tensor, seed: tf.Tensor, views: Views, share: Share = WHOLE) -> tf.Tensor:
+    """One random view float32 [n, size, size, 3] in -1..1 of uint8 `images` [n, H, H, 3]. Same seed [2], same view.
+
+    With `share`, `images` are that share of a batch, and are drawn as they would be in the whole.
+    """
+    draws = Draws(tf.random.experimental.stateless_split(seed, 25), share.of * images.shape[0], share)
+    result = colours(draws[9:15], placed(images, placements(draws[:9], images.shape[1], views), views.size), views)
+    if views.blur or views.coarse:
+        result = softened(draws[15:19], result, views)
     if views.erase:
-        result = erased(seeds[19:25], result, views)
+        result = erased(draws[19:25], result, views)
     return result * 2.0 - 1.0
 
 
-def pairs(images: tf.Tensor, views: Views, batch: int, seed: int, epoch: int) -> tf.data.Dataset:
-    """Batches (view, view) of all `images` uint8 [N, H, W, 3] in random order; the last, smaller batch is left out.
+@tf.function
+def both(images: tf.Tensor, seed: tf.Tensor, views: Views, share: Share) -> tuple[tf.Tensor, tf.Tensor]:
+    """Two views of uint8 `images` [n, H, H, 3], as `view` draws them. Traced once, however many epochs there are."""
+    return view(images, seed, views, share), view(images, seed + tf.constant([0, 1]), views, share)
+
+
+def pairs(images: tf.Tensor, views: Views, batch: int, seed: int, epoch: int, share: Share = WHOLE) -> tf.data.Dataset:
+    """Batches (view, view) of all `images` uint8 [N, H, W, 3] in random order; the last, smaller batch is left out. With `share`,
+    only that share of each batch of `batch`: the shares together are what one machine would see.
 
     No Python runs in the pipeline: an iterator that is dropped while a thread of its waits for the interpreter's lock
     waits for that thread for ever.
     """
     if len(images) < batch:
         raise InputError(f"{len(images)} crops do not fill a batch of {batch}", "lower --batch or add photos")
+    rows = share.rows(batch)
 
     def two(index: tf.Tensor, number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        rows = tf.ensure_shape(tf.gather(images, index), (batch, *images.shape[1:]))
+        crops = tf.ensure_shape(tf.gather(images, index[rows]), (batch // share.of, *images.shape[1:]))
         step = tf.stack([seed, epoch * 2**20 + 2 * tf.cast(number, tf.int32)])  # no two batches of a run draw alike
-        return view(rows, step, views), view(rows, step + tf.constant([0, 1]), views)
+        return both(crops, step, views, share)
 
-    order = tf.data.Dataset.range(len(images)).shuffle(len(images), seed=seed + 2**20 * epoch)
+    order = tf.data.Dataset.range(len(images)).shuffle(len(images), seed=seed + 2**20 * epoch, reshuffle_each_iteration=False)
     numbered = tf.data.Dataset.zip((order.batch(batch, drop_remainder=True), tf.data.Dataset.range(len(images) // batch)))
     return numbered.map(two, num_parallel_calls=2).prefetch(2)
+
+
+def sheet(images: np.ndarray, views: Views, seed: int, across: int = 12) -> np.ndarray:
+    """A contact sheet, RGB uint8 [H, W, 3], of `images` uint8 [N, H, H, 3]: each with its two views below, as the first batch of a
+    training might see them; `across` in a row, and what does not fill a row is left out."""
+    across = min(across, len(images))
+    images = images[: len(images) // across * across]
+    originals = tf.image.resize(images, (views.size, views.size), antialias=True).numpy() / 127.5 - 1
+    tiles = np.stack([originals, *(view.numpy() for view in both(tf.constant(images), tf.constant([seed, 0]), views, WHOLE))])
+    tiles = np.pad(tiles, ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0)), constant_values=1.0)  # [3, N, S, S, 3]
+    size = views.size + 2
+    grid = tiles.reshape(3, -1, across, size, size, 3).transpose(1, 0, 3, 2, 4, 5).reshape(-1, across * size, 3)
+    return np.clip(np.round((grid + 1) * 127.5), 0, 255).astype(np.uint8)

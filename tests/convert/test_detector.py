@@ -103,6 +103,10 @@ def test_it_takes_any_frame(made, astronaut):
 @pytest.mark.slow
 def test_the_device_opens_it_and_nothing_else(made, bundle_path, tmp_path, monkeypatch):
     assert detect.open_detector("omokage", made.path).name == "omokage"
+    assert detect.open_detector("omokage", made.path, 64).size == 64
+    assert made.sized(320) == made.model
+    with pytest.raises(InputError, match="no model for 100 pixels: choose one of 64, 320"):
+        detect.open_detector("omokage", made.path, 100)
     with pytest.raises(InputError, match="is not a detector of ours"):
         OmokageDetector(bundle_path / bundle.ENCODER)
     with pytest.raises(InputError, match="not a bundle"):

@@ -165,6 +165,18 @@ def test_models_that_are_others_are_told(data, bundle_path, tmp_path):
             open_detector(name, model)
 
 
+def test_the_working_size_is_chosen(yunet, astronaut):
+    image = read_picture(astronaut)
+    for name, model in (("yunet", yunet), ("mtcnn", None)):
+        detector = open_detector(name, model, 320)
+        assert detector.size == 320
+        (face,) = detector.detect(image)
+        np.testing.assert_allclose(face.landmarks[2], (228, 130), atol=8)
+    for name, size, wrong in (("yunet", 63, "at least 64"), ("mtcnn", -1, "at least 64"), ("blazeface", 320, "128 pixels only")):
+        with pytest.raises(InputError, match=wrong):
+            open_detector(name, astronaut if name == "blazeface" else None, size)
+
+
 def test_templates_of_another_detector_are_told_of(mtcnn):
     assert differs({}, mtcnn) is None and differs({"mtcnn": 4}, mtcnn) is None
     told = differs({"mtcnn": 4, "yunet": 3, "omokage": 1}, mtcnn)

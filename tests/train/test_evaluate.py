@@ -201,7 +201,7 @@ def test_compare_writes_plots_and_json(lfw, people, colours, tmp_path, validate,
 
 def test_an_encoder_of_a_run_folder_is_its_keras_file(bundle_path, tmp_path):
     shutil.copy(bundle_path / "encoder.keras", tmp_path)
-    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "config.toml").write_text("")
     assert evaluate.open_encoder(tmp_path).identity == sha256(bundle_path / "encoder.keras")[:16]
 
 

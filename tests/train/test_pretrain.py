@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from train import encoders, pretrain
+from train.checkpoints import Keeper
 from train.data import read_crops
 from train.runs import Cosine, Run
 
@@ -53,20 +54,20 @@ def test_a_run_trains_reports_and_leaves_an_encoder(crops, tmp_path, capsys):
 @pytest.mark.slow
 def test_resuming_gives_what_an_unbroken_run_gives(crops, tmp_path, monkeypatch):
     pretrain.main(arguments(crops, tmp_path / "whole", "--epochs", "3"))
-    fit = pretrain.SimSiam.fit
+    step = Keeper.on_train_batch_end
 
-    def interrupted(self, *args, initial_epoch, **kwargs):
-        if initial_epoch == 2:
+    def interrupted(self, batch, logs):
+        step(self, batch, logs)
+        if self.model.optimizer.iterations == 4:  # of nine: in the second epoch
             raise KeyboardInterrupt
-        return fit(self, *args, initial_epoch=initial_epoch, **kwargs)
 
-    monkeypatch.setattr(pretrain.SimSiam, "fit", interrupted)
-    assert pretrain.main(arguments(crops, tmp_path / "broken", "--epochs", "3")) == 130
-    monkeypatch.setattr(pretrain.SimSiam, "fit", fit)
+    with monkeypatch.context() as patch:
+        patch.setattr(Keeper, "on_train_batch_end", interrupted)
+        assert pretrain.main(arguments(crops, tmp_path / "broken", "--epochs", "3", "--save-every", "0")) == 130
     assert pretrain.main(["--resume", str(tmp_path / "broken")]) == 0
     whole, broken = figures(tmp_path / "whole"), figures(tmp_path / "broken")
     assert [row["epoch"] for row in broken] == [1, 2, 3]
-    assert [row["loss"] for row in broken] == pytest.approx([row["loss"] for row in whole], abs=1e-4)
+    assert [row["loss"] for row in broken] == pytest.approx([row["loss"] for row in whole], rel=1e-6)
 
 
 @pytest.mark.slow
@@ -105,6 +106,37 @@ def test_bad_input_is_one_line_and_status_2(crops, tmp_path, capsys, wrong, said
     assert not (tmp_path / "run").exists(), "nothing half-written"
 
 
+@pytest.mark.parametrize(
+    ("picture", "said"),
+    [
+        (b"not a picture", "faces/bad is not a readable picture"),
+        (cv2.imencode(".png", np.zeros((3, 5, 3), np.uint8))[1].tobytes(), "faces/bad is 5x3, a crop is 112x112"),
+    ],
+    ids=["unreadable", "tiny"],
+)
+def test_a_bad_picture_is_named_before_anything_is_written(crops, tmp_path, capsys, picture, said):
+    (tmp_path / "faces").mkdir()
+    (tmp_path / "faces" / "bad.png").write_bytes(picture)
+    assert pretrain.main(arguments(crops, tmp_path / "run", "--crops", str(crops), str(tmp_path / "faces"))) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_preview_shows_crops_above_their_views(crops, tmp_path, capsys):
+    plain = ["--area", "1", "--strength", "0", "--blur", "0", "--grey", "0", "--flip", "0", "--size", "112", "--views", "face"]
+    still = ["--rotation", "0", "--shear", "0", "--shift", "0", "--coarse", "0", "--erase", "0"]
+    out = tmp_path / "sheet.png"
+    assert pretrain.main(["--crops", str(crops), "--preview", str(out), *plain, *still]) == 0
+    assert capsys.readouterr().out.strip() == str(out)
+    drawn = cv2.imread(str(out))
+    assert drawn.shape == (2 * 3 * 114, 12 * 114, 3)  # every second of 48 crops
+    first, second = drawn[114:342].reshape(2, 114, -1, 3).astype(int)
+    assert np.abs(first - second).mean() < 12, "nothing is changed but the ratio of width and height"
+    assert pretrain.main(["--crops", str(crops), "--preview", str(tmp_path)]) == 2
+    assert "it is a folder" in capsys.readouterr().err
+
+
 def test_a_folder_in_use_is_left_alone(crops, tmp_path, capsys):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.txt").write_text("mine")
@@ -116,9 +148,9 @@ def test_a_folder_in_use_is_left_alone(crops, tmp_path, capsys):
 def test_resuming_what_is_no_run(tmp_path, capsys):
     assert pretrain.main(["--resume", str(tmp_path)]) == 2
     assert "is not a run" in capsys.readouterr().err
-    (tmp_path / "config.json").write_text("{")
+    (tmp_path / "config.toml").write_text("{")
     assert pretrain.main(["--resume", str(tmp_path)]) == 4
-    (tmp_path / "config.json").write_text('{"crops": [], "colour": "blue"}')
+    (tmp_path / "config.toml").write_text('crops = []\ncolour = "blue"')
     assert pretrain.main(["--resume", str(tmp_path)]) == 4
 
 

@@ -1,4 +1,5 @@
 import colorsys
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -18,6 +19,10 @@ def crops(n: int = 16) -> np.ndarray:
 
 def seed(number: int = 0) -> tf.Tensor:
     return tf.constant([7, number])
+
+
+def draws(n: int, kinds: int, number: int = 0) -> v.Draws:
+    return v.Draws(tf.random.experimental.stateless_split(seed(number), kinds), n)
 
 
 def test_without_any_change_a_view_is_the_crop():
@@ -50,8 +55,7 @@ def test_every_picture_of_a_batch_is_drawn_for_itself():
 
 def test_boxes_keep_to_area_ratio_and_picture():
     settings = v.Views(area=(0.25, 0.5), ratio=(0.75, 1.25), flip=0.5)
-    seeds = tf.random.experimental.stateless_split(seed(), 5)
-    y1, x1, y2, x2 = v.boxes(seeds, 4000, settings).numpy().T
+    y1, x1, y2, x2 = v.boxes(draws(4000, 5), settings).numpy().T
     left, right = np.minimum(x1, x2), np.maximum(x1, x2)
     assert left.min() >= 0 and y1.min() >= 0 and right.max() <= 1 + 1e-6 and y2.max() <= 1 + 1e-6
     area = (right - left) * (y2 - y1)
@@ -64,8 +68,8 @@ def test_boxes_keep_to_area_ratio_and_picture():
 def test_a_view_is_turned_sheared_and_shifted_as_opencv_does():
     settings = v.Views(size=64, area=(0.5, 1.0), rotation=20.0, shear=0.2, shift=0.1)
     images = cv2.GaussianBlur(crops(6).transpose(1, 2, 0, 3).reshape(112, 112, 18), (0, 0), 3).reshape(112, 112, 6, 3).transpose(2, 0, 1, 3)
-    transforms = v.placements(tf.random.experimental.stateless_split(seed(), 9), 6, 112, settings)
-    result = v.placed(tf.constant(images), transforms, settings).numpy()
+    transforms = v.placements(draws(6, 9), 112, settings)
+    result = v.placed(tf.constant(images), transforms, settings.size).numpy()
     for image, row, view in zip(images, transforms.numpy(), result, strict=True):
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
         expected = cv2.warpAffine(image, row[:6].reshape(2, 3), (64, 64), flags=flags, borderMode=cv2.BORDER_REPLICATE)
@@ -74,7 +78,7 @@ def test_a_view_is_turned_sheared_and_shifted_as_opencv_does():
 
 def test_rotation_turns_about_the_middle_of_the_part_by_no_more_than_asked():
     settings = v.Views(**{**PLAIN, "rotation": 15.0})
-    rows = v.placements(tf.random.experimental.stateless_split(seed(), 9), 2000, 112, settings).numpy()
+    rows = v.placements(draws(2000, 9), 112, settings).numpy()
     angles = np.degrees(np.arctan2(rows[:, 3], rows[:, 0]))
     assert -15 <= angles.min() < -14 < 14 < angles.max() <= 15
     middle = rows[:, [0, 3]] * 55.5 + rows[:, [1, 4]] * 55.5 + rows[:, [2, 5]]
@@ -84,24 +88,23 @@ def test_rotation_turns_about_the_middle_of_the_part_by_no_more_than_asked():
 def test_a_low_resolution_is_averages_over_cells():
     images = tf.constant((crops(8) / 255).astype(np.float32))
     settings = v.Views(**{**PLAIN, "coarse": 1.0, "detail": (0.125, 0.125)})  # 14 cells of 8 pixels
-    seeds = tf.random.experimental.stateless_split(seed(), 4)
-    result = v.softened(seeds, images, settings).numpy()
+    result = v.softened(draws(8, 4), images, settings).numpy()
     cells = images.numpy().reshape(8, 14, 8, 14, 8, 3).mean((2, 4))
     middle = result.reshape(8, 14, 8, 14, 8, 3)[:, :, 3:5, :, 3:5].mean((2, 4))  # halfway between two pixels
     np.testing.assert_allclose(middle[:, 1:-1, 1:-1], cells[:, 1:-1, 1:-1], atol=0.1)  # 1/16 of the neighbour
-    flat = v.softened(seeds, tf.ones((8, 112, 112, 3)) * 0.3, settings).numpy()
+    flat = v.softened(draws(8, 4), tf.ones((8, 112, 112, 3)) * 0.3, settings).numpy()
     np.testing.assert_allclose(flat, 0.3, atol=1e-5)
 
 
 def test_an_erased_box_has_one_colour_and_the_share_asked_for():
     images = tf.constant((crops(64) / 255).astype(np.float32))
     settings = v.Views(**{**PLAIN, "erase": 1.0, "erased": (0.1, 0.2)})
-    result = v.erased(tf.random.experimental.stateless_split(seed(), 6), images, settings).numpy()
+    result = v.erased(draws(64, 6), images, settings).numpy()
     for before, after in zip(images.numpy(), result, strict=True):
         changed = np.any(before != after, axis=2)
         assert changed.mean() <= 0.205
         assert len(np.unique(after[changed], axis=0)) == 1
-    untouched = v.erased(tf.random.experimental.stateless_split(seed(), 6), images, v.Views(**PLAIN)).numpy()
+    untouched = v.erased(draws(64, 6), images, v.Views(**PLAIN)).numpy()
     np.testing.assert_array_equal(untouched, images.numpy())
 
 
@@ -114,14 +117,14 @@ def test_grey_has_no_colour_left():
 def test_one_matrix_is_what_the_separate_steps_give():
     """Against a slow reference: hue turned in YIQ, saturation, contrast about the picture's mean, brightness, one by one."""
     settings = v.Views(**{**PLAIN, "jitter": 1.0})
-    seeds = tf.random.experimental.stateless_split(seed(3), 6)
+    drawn = draws(4, 6, 3)
     images = (crops(4) / 255).astype(np.float32) * 0.2 + 0.4  # so that nothing is clipped
-    result = v.colours(seeds, tf.constant(images), settings).numpy()
+    result = v.colours(drawn, tf.constant(images), settings).numpy()
     luma, yiq = np.array(v.LUMA), np.array(v.YIQ)
     for n, image in enumerate(images):
 
         def draw(i, low, high, n=n):
-            return float(tf.random.stateless_uniform((4,), seeds[i], low, high)[n])
+            return float(drawn(i, low, high)[n])
 
         brightness, contrast, saturation = (draw(i, 0.6, 1.4) for i in (1, 2, 3))
         angle = draw(4, -0.1, 0.1) * 2 * np.pi
@@ -134,10 +137,9 @@ def test_one_matrix_is_what_the_separate_steps_give():
 
 def test_strength_scales_the_jitter():
     images = tf.constant(np.tile(np.float32([0.5, 0.45, 0.45]), (64, 4, 4, 1)))
-    seeds = tf.random.experimental.stateless_split(seed(), 6)
 
     def spread(**settings):
-        result = v.colours(seeds, images, v.Views(**{**PLAIN, **settings})).numpy()
+        result = v.colours(draws(64, 6), images, v.Views(**{**PLAIN, **settings})).numpy()
         hues = np.array([colorsys.rgb_to_hsv(*pixel)[0] for pixel in result[:, 0, 0]])
         return np.ptp((hues + 0.5) % 1)  # red lies where the circle closes
 
@@ -148,7 +150,7 @@ def test_strength_scales_the_jitter():
 def test_blur_smooths_and_keeps_the_mean():
     images = tf.constant((crops(4) / 255).astype(np.float32))
     settings = v.Views(**{**PLAIN, "blur": 1.0, "sigma": (2.0, 2.0)})
-    result = v.softened(tf.random.experimental.stateless_split(seed(), 4), images, settings).numpy()
+    result = v.softened(draws(4, 4), images, settings).numpy()
     assert np.abs(np.diff(result, axis=2)).max() < np.abs(np.diff(images.numpy(), axis=2)).max()
     np.testing.assert_allclose(result.mean((1, 2)), images.numpy().mean((1, 2)), atol=0.02)
     inner = images.numpy()[:, 40:72, 40:72]  # against a convolution written out, at one pixel
@@ -172,6 +174,17 @@ def test_an_epoch_shows_every_crop_once_in_an_order_of_its_own():
     assert sorted(order(0)) == list(range(10))
     assert order(0) == order(0)
     assert order(0) != order(1)
+
+
+def test_the_shares_of_a_batch_are_the_batch():
+    images, settings = crops(12), replace(v.PRESETS["face"], size=32)
+    whole = list(v.pairs(images, settings, 6, seed=1, epoch=2).as_numpy_iterator())
+    shares = [v.pairs(images, settings, 6, 1, 2, v.Share(number, 2)).as_numpy_iterator() for number in range(2)]
+    for views, *parts in zip(whole, *shares, strict=True):
+        for one, pieces in zip(views, zip(*parts, strict=True), strict=True):
+            np.testing.assert_allclose(np.concatenate(pieces), one, atol=1e-5)
+    with pytest.raises(InputError, match="a batch of 6 does not divide by 4: give --batch 8"):
+        v.pairs(images, settings, 6, 1, 2, v.Share(0, 4))
 
 
 def test_no_python_runs_in_the_pipeline():

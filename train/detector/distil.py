@@ -28,7 +28,11 @@ from train.detector.scenes import Sources
 from train.detector.teacher import Faces, Teacher
 
 KEPT = "detector.keras"
+SEEN = 3  # epochs that see a scene, each time varied
 SCORE = 0.5  # from which a detection counts in the figures of an epoch
+
+
+Scenes = tuple[np.ndarray, np.ndarray, np.ndarray]  # pictures, rows, kinds, as scenes.batch gives them
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,7 @@ class Settings:
     weight_decay: float = 1e-4
     precision: str = "float32"
     seed: int = 0
+    save_every: float = runs.SAVE_EVERY
 
     def __post_init__(self) -> None:
         for name in ("scenes", "batch", "epochs", "rate", "crops_every"):
@@ -107,25 +112,45 @@ def material(settings: Settings) -> Material:
 
 
 class Composer:
-    """Scenes of an epoch, made in a thread while the epoch before is learnt. A thread, and no function within tf.data: such a
-    function waits for the interpreter that waits for it."""
+    """Scenes of an epoch, made in a thread while the epoch before is learnt: a part is new, the others are varied again.
+
+    A thread, and no function within tf.data, which waits for the interpreter that waits for it. All epochs share their variables,
+    because a dataset keeps what it captures for ever.
+    """
 
     def __init__(self, sources: Sources, settings: Settings):
         self._sources, self._settings = sources, settings
         self._pool = ThreadPoolExecutor(1)
         self._ahead: dict[int, Future] = {}
+        self._parts: dict[int, Scenes] = {}
+        self._shown: tuple[tf.Variable, ...] = ()
 
     def batches(self, epoch: int) -> tf.data.Dataset:
-        made = self._ahead.pop(epoch, None) or self._begin(epoch)
-        arrays = tuple(tf.convert_to_tensor(array) for array in made.result())
+        """Deterministic in `epoch`; of one dataset at a time."""
+        made = (self._ahead.pop(epoch, None) or self._begin(epoch)).result()
         if epoch + 1 < self._settings.epochs:
             self._ahead[epoch + 1] = self._begin(epoch + 1)
+        if self._shown:
+            for variable, array in zip(self._shown, made, strict=True):
+                variable.assign(array)
+        else:
+            self._shown = tuple(tf.Variable(array, trainable=False) for array in made)
         rows = tf.data.Dataset.range(self._settings.scenes).batch(self._settings.batch, drop_remainder=True)
-        return rows.map(lambda index: tuple(tf.gather(array, index) for array in arrays)).prefetch(2)
+        return rows.map(lambda index: tuple(tf.gather(variable, index) for variable in self._shown)).prefetch(2)
 
     def _begin(self, epoch: int) -> Future:
-        given = self._settings
-        return self._pool.submit(scenes.batch, self._sources, (given.seed, epoch), given.scenes, given.height, given.width)
+        return self._pool.submit(self._made, epoch)
+
+    def _made(self, epoch: int) -> Scenes:
+        given, numbers = self._settings, range(epoch, epoch + SEEN)
+        counts = np.diff(np.linspace(0, given.scenes, SEEN + 1).astype(int))
+        self._parts = {
+            number: self._parts.get(number)
+            or scenes.batch(self._sources, (given.seed, number), counts[number % SEEN], given.height, given.width)
+            for number in numbers
+        }
+        pictures, rows, kinds = (np.concatenate(arrays) for arrays in zip(*self._parts.values(), strict=True))
+        return scenes.varied(pictures, rows, kinds, (given.seed, epoch, 1))
 
 
 def judge(net: keras.Model, given: Material, score: float = SCORE) -> dict[str, float]:
@@ -192,7 +217,8 @@ def distil(settings: Settings, out: Path, resume: bool = False) -> runs.Run:
         return net, figures | judge(net, given)
 
     composer = Composer(given.sources, settings)
-    runs.train(run_, model, {"optimizer": model.optimizer}, settings.epochs, settings.batch, composer.batches, finish, KEPT)
+    optimizers = {"optimizer": model.optimizer}
+    runs.train(run_, model, optimizers, settings.epochs, settings.batch, composer.batches, finish, KEPT, settings.save_every)
     return run_
 
 

@@ -18,7 +18,9 @@ TOLD = {8: (0.0, 44.0), 16: (40.0, 1e4)}
 EITHER = {8: (44.0, 64.0), 16: (28.0, 40.0)}
 SPREAD = 0.1  # of the Gaussian, in sizes of the face
 LEAST_SPREAD = 0.4  # in cells
-NEAR = 0.3  # of the Gaussian, where box and landmarks are learnt
+LEAST_NEAR = 0.7  # in cells: the least spread of the Gaussian by which box and landmarks are learnt, so that five cells learn a small face
+NEAR = 0.3  # of that Gaussian, from where they are learnt
+FAR = 1e6  # squared cells, of a face that this stride does not tell: its Gaussian is 0
 ALPHA, BETA = 2.0, 4.0  # the papers' exponents
 LINEAR = 0.03  # error in sizes of the face from which Huber's loss is linear
 BOX, LANDMARKS = 2.0, 20.0  # weights against heat
@@ -37,17 +39,22 @@ def targets(rows: tf.Tensor, kinds: tf.Tensor, stride: int, height: int, width: 
     inside = tf.reduce_all((cell >= 0) & (cell < tf.constant([width, height], tf.float32)), axis=-1)
     told = (kinds == FACE) & (size >= TOLD[stride][0]) & (size < TOLD[stride][1]) & inside
     doubted = (kinds == DOUBT) | ((kinds == FACE) & (size >= EITHER[stride][0]) & (size < EITHER[stride][1]))
-    spread = tf.maximum(SPREAD * size / stride, LEAST_SPREAD)[..., None, None]
     x = across[None, None, None, :] - cell[..., 0][..., None, None]  # [B, M, 1, W]
     y = down[None, None, :, None] - cell[..., 1][..., None, None]  # [B, M, H, 1]
-    bumps = tf.exp(-(x**2 + y**2) / (2 * spread**2)) * tf.cast(told, tf.float32)[..., None, None]  # [B, M, H, W]
-    heat, row = tf.reduce_max(bumps, axis=1), tf.argmax(bumps, axis=1, output_type=tf.int32)
+    apart = tf.where(told[..., None, None], x**2 + y**2, FAR)  # [B, M, H, W]
+
+    def bumps(least: float) -> tf.Tensor:
+        spread = tf.maximum(SPREAD * size / stride, least)
+        return tf.exp(-apart / (2 * spread**2)[..., None, None])
+
+    heat, wide = tf.reduce_max(bumps(LEAST_SPREAD), axis=1), bumps(LEAST_NEAR)
+    row, near = tf.argmax(wide, axis=1, output_type=tf.int32), tf.reduce_max(wide, axis=1)
     # Where a doubted face may have its centre: the inner half of its box.
     reach = tf.maximum(rows[..., 2:4] / stride / 4, 0.5)[..., None, None, :]  # [B, M, 1, 1, 2]
     far_x = tf.abs(across[None, None, None, :] + 0.5 - centre[..., 0][..., None, None]) <= reach[..., 0]
     far_y = tf.abs(down[None, None, :, None] + 0.5 - centre[..., 1][..., None, None]) <= reach[..., 1]
     skipped = tf.reduce_any(far_x & far_y & doubted[..., None, None], axis=1)
-    return {"heat": heat, "counted": ~skipped | (heat == 1), "row": row, "near": heat * tf.cast(heat > NEAR, tf.float32)}
+    return {"heat": heat, "counted": ~skipped | (heat == 1), "row": row, "near": near * tf.cast(near > NEAR, tf.float32)}
 
 
 def focal(logits: tf.Tensor, heat: tf.Tensor, counted: tf.Tensor) -> tf.Tensor:

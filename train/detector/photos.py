@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import util
 from pathlib import Path, PurePosixPath
 
@@ -28,6 +29,19 @@ class Photo:
     name: str
     image: np.ndarray
     faces: Faces
+
+    @cached_property
+    def levels(self) -> list[np.ndarray]:
+        """The image, and its halves, quarters and so on down to 16 pixels, averaged."""
+        found = [self.image]
+        while min(found[-1].shape[:2]) >= 32:
+            height, width = found[-1].shape[:2]
+            found.append(cv2.resize(found[-1], (width // 2, height // 2), interpolation=cv2.INTER_AREA))
+        return found
+
+    def level(self, scale: float) -> np.ndarray:
+        """The smallest of `levels` that is at least `scale` times as large as the image, if one is."""
+        return self.levels[min(max(int(-np.log2(scale)), 0), len(self.levels) - 1)]
 
 
 def read(sources: Iterable[Path], without: Set[str] = frozenset(), every: int = 1) -> dict[str, np.ndarray]:

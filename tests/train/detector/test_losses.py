@@ -31,6 +31,18 @@ def test_the_heat_is_a_bump_at_the_centre():
     assert found["counted"].all()
 
 
+def test_cells_beside_the_centre_learn_a_small_face_too():
+    rows = [row(42, 26, 14, 16), row(80, 40, 14, 16)]
+    found = wanted(rows, [FACE, FACE], 8)
+    cells = {(down, across): found["row"][down, across] for down, across in zip(*np.nonzero(found["near"]), strict=True)}
+    assert cells == {(y, x): n for n, (down, across) in enumerate([(4, 6), (6, 10)]) for y, x in cross(down, across)}
+    assert found["near"][4, 6] == 1 > found["near"][4, 7] > losses.NEAR
+
+
+def cross(down, across):
+    return [(down, across), (down - 1, across), (down + 1, across), (down, across - 1), (down, across + 1)]
+
+
 @pytest.mark.parametrize(("side", "told"), [(20, {8}), (43, {8, 16}), (42, {8, 16}), (90, {16})])
 def test_every_size_is_told_by_a_stride(side, told):
     """Near the border both strides tell, so that none has to know it to the pixel."""

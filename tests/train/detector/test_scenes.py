@@ -91,3 +91,42 @@ def test_a_turned_box_holds_the_turned_ellipse():
 def test_without_photos_of_nobody_or_crops(sources):
     alone = Sources(sources.photos, ())
     assert scenes.batch(alone, (0, 0), 3, 96, 128)[0].shape == (3, 96, 128, 3)
+
+
+def test_varied_scenes_are_the_same_faces_elsewhere(sources, monkeypatch):
+    """No scene is lost, landmarks stay on their spots, and faces that a part of the scene cuts off are none."""
+    monkeypatch.setattr(scenes, "_shot", lambda picture, rng: picture)
+    monkeypatch.setattr(scenes, "_cover", lambda picture, faces, rng: None)
+    monkeypatch.setattr(scenes, "_light", lambda rng, share: np.arange(256, dtype=np.uint8)[:, None].repeat(3, 1)[:, None])
+    given = scenes.batch(sources, (2, 0), 60, 240, 320)
+    found = scenes.varied(*given, (2, 1))
+    assert [(array.shape, array.dtype) for array in found] == [(array.shape, array.dtype) for array in given]
+    for one, two in zip(found, scenes.varied(*given, (2, 1)), strict=True):
+        np.testing.assert_array_equal(one, two)
+    seen = 0
+    for picture, rows, kinds in zip(*found, strict=True):
+        for row in rows[kinds == FACE]:
+            for x, y in np.round(row[4:14].reshape(5, 2)).astype(int):
+                if row[2] >= 40 and 2 <= x < 318 and 2 <= y < 238:
+                    seen += 1
+                    assert picture[y - 2 : y + 3, x - 2 : x + 3].max() > 150
+    assert seen > 100
+    assert 0.7 < (found[2] == FACE).sum() / (given[2] == FACE).sum() <= 1
+
+
+@pytest.mark.parametrize("scale", [0.25, 0.5, 2.0])
+def test_what_is_warped_lies_where_its_row_says(scale):
+    """To a tenth of a pixel, at every scale: the landmarks of small faces are a few pixels apart."""
+    image = np.zeros((64, 96, 3), np.uint8)
+    image[16:32, 40:56] = 255
+    onto = np.zeros((128, 192, 3), np.uint8)
+    scenes._warp(image, np.array([[scale, 0, 3], [0, scale, 5]]), onto, cv2.BORDER_CONSTANT)
+    weights = onto[..., 0] / onto[..., 0].sum()
+    y, x = np.indices(weights.shape) + 0.5
+    assert ((weights * x).sum(), (weights * y).sum()) == pytest.approx((48 * scale + 3, 24 * scale + 5), abs=0.1)
+
+
+def test_a_photo_is_shown_from_the_level_of_its_scale(sources):
+    photo = sources.photos[0]  # 400x300
+    shapes = [photo.level(scale).shape[:2] for scale in (3.0, 1.0, 0.6, 0.5, 0.3, 0.25, 1e-4)]
+    assert shapes == [(300, 400), (300, 400), (300, 400), (150, 200), (150, 200), (75, 100), (18, 25)]
