@@ -8,6 +8,7 @@ The run folder then holds encoder.keras, the settings and the figures of every e
 """
 
 import argparse
+import math
 import sys
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -22,7 +23,7 @@ import tf_keras as keras
 from device.program import InputError, Parser, replacing, run
 from train import data, devices, encoders, runs, watch
 from train.methods import METHODS, OPTIONS, Method, Options, options
-from train.views import PRESETS, Views, pairs, sheet
+from train.views import PRESETS, WHOLE, Views, pairs, sheet
 
 WHITENING_CROPS = 6000
 PREVIEWED = 36  # crops on a preview
@@ -161,7 +162,8 @@ def pretrain(settings: Settings, out: Path, resume: bool = False) -> runs.Run:
     probes = watch.Probes(settings, images, views)
     with tf.device("CPU"):
         tensor = tf.convert_to_tensor(images)
-    batches = partial(pairs, tensor, views, settings.batch, settings.seed, share=devices.share(strategy, settings.batch))
+    share = devices.share(strategy, settings.batch)
+    batches = partial(pairs, tensor, views, settings.batch, settings.seed, share=share)
     batches(epoch=0)  # too few crops: said before anything is written
     steps = len(images) // settings.batch
     with encoders.precision(settings.precision):
@@ -185,7 +187,7 @@ def pretrain(settings: Settings, out: Path, resume: bool = False) -> runs.Run:
             settings.batch,
             lambda epoch: batches(epoch=epoch),
             finish,
-            save_every=settings.save_every,
+            save_every=settings.save_every if share == WHOLE else math.inf,  # machines that save must do so at the same step
             on_collapse=settings.on_collapse,
         )
     return runs.Run(out, run_.config)
