@@ -169,7 +169,7 @@ def serve(args: argparse.Namespace) -> int:
             def refused() -> None:
                 server.should_exit = True
 
-            recognition = stack.enter_context(contextlib.closing(Recognition(_options(args, folder), refused)))
+            recognition = stack.enter_context(contextlib.closing(Recognition(recognizer_options(args, folder), refused)))
         scheme = "https" if args.certificate else "http"
         shown = f"[{address}]" if ":" in address else address
         logging.getLogger("omokage").info("the page is at %s://%s:%d/", scheme, shown, door.getsockname()[1])
@@ -180,13 +180,16 @@ def serve(args: argparse.Namespace) -> int:
     return INTERRUPTED if interrupted() else 0
 
 
-def _options(args: argparse.Namespace, folder: Path) -> list[str]:
+def recognizer_options(args: argparse.Namespace, folder: Path) -> list[str]:
     """What recognize.py is started with: its own options, and after those that both have, so that they agree."""
     shared = ["--journal", str(folder.absolute())]
     for name in ("gallery", "key_file", "detector_model"):
         path = getattr(args, name)
         shared += [f"--{name.replace('_', '-')}", str(path.absolute())] if path is not None else []
-    shared += ["--encoder", args.encoder] if args.encoder else []
+    for name in ("encoder", "detector_size", "min_face"):
+        value = getattr(args, name)
+        shared += [f"--{name.replace('_', '-')}", str(value)] if value else []
+    shared += ["--skip-still"] if args.skip_still else []
     shared += ["--detector", args.detector, *(["--journal-crops"] if args.keep_crops else [])]
     return [*args.recognize, *shared]
 

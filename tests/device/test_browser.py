@@ -236,7 +236,7 @@ def test_in_dark_on_a_phone_and_without_scripts(chromium, living_room: Site):
         wide = page.locator("body").bounding_box()
         assert wide and wide["width"] <= PHONE["width"], address
     page.goto("/live", wait_until="commit")
-    page.locator(".view img").wait_for()
+    page.locator(".view img").wait_for(timeout=60_000)
     visitor.close()
 
 

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from device import serve
+from device import recognize, serve
 from device.gallery import Gallery
 from device.program import InputError
 
@@ -210,6 +210,16 @@ def test_options_that_recognize_does_not_know_end_it(tmp_path: Path):
     with serving(tmp_path, "--", "--camera", "0", "--nonsense") as served:
         assert served.process.wait(60) == InputError.status
         assert "unrecognized arguments: --nonsense" in served.log
+
+
+def test_the_recogniser_looks_for_faces_as_the_page_does(tmp_path: Path):
+    words = ["--detector", "yunet", "--detector-model", "yunet.onnx", "--detector-size", "480", "--min-face", "20", "--skip-still"]
+    args = serve.build_parser().parse_args(words)
+    args.recognize = ["--camera", "0"]
+    started = recognize.build_parser().parse_args(serve.recognizer_options(args, tmp_path))
+    names = ("detector", "detector_size", "min_face", "skip_still")
+    assert [getattr(started, name) for name in names] == [getattr(args, name) for name in names]
+    assert started.detector_model == Path("yunet.onnx").absolute()
 
 
 @pytest.mark.slow

@@ -96,7 +96,7 @@ def home(tmp_path: Path, bundle_path: Path) -> Home:
         journal.made_by(used.encoder, "yunet")
         for track, who in enumerate((ada, maybe, stranger, maybe), 1):
             journal.write("run", facts | who | {"track": track}, row(10 + track), CROP)
-    options = argparse.Namespace(detector="mtcnn", detector_model=None, min_face=None, skip_still=False)
+    options = argparse.Namespace(detector="mtcnn", detector_model=None, detector_size=None, min_face=None, skip_still=False)
     return Home(path, default_folder(path), used, options, keep_crops=True)
 
 

@@ -33,7 +33,7 @@ def api(tmp_path_factory):
             row = np.eye(used.dimension, dtype=np.float32)[number]
             gallery.add(name, [Template(row, used.encoder, used.preprocessing, "yunet", 0.9, "a.jpg")])
     Journal(default_folder(path), create=True).close()
-    options = argparse.Namespace(detector="mtcnn", detector_model=None, min_face=None, skip_still=False)
+    options = argparse.Namespace(detector="mtcnn", detector_model=None, detector_size=None, min_face=None, skip_still=False)
     pages = app.Pages(Home(path, default_folder(Path(path)), used, options), Rules({"localhost", "testserver"}, token=TOKEN), list)
     return schemathesis.openapi.from_asgi("/api/openapi.json", app.make(pages), headers=AUTHORIZED)
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras as keras
-from replicas import BATCH, STEPS, encoder, losses
+from replicas import BATCH, STEPS, encoder
 
 from device.program import InputError, MissingError
 from train import devices, encoders
@@ -43,16 +43,17 @@ def free_port() -> int:
 def test_two_processors_and_two_machines_learn_what_one_does():
     cluster = {"worker": [f"127.0.0.1:{free_port()}" for _ in range(2)]}
     tasks = [json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}}) for index in range(2)]
-    started = [start("mirrored"), *(start("multiworker", TF_CONFIG=task) for task in tasks)]
-    alone = losses(tf.distribute.get_strategy())
+    started = [start("auto"), start("mirrored"), *(start("multiworker", TF_CONFIG=task) for task in tasks)]
     try:
-        for found in map(result, started):
+        alone, *others = map(result, started)
+        for found in others:
             for method, rows in alone.items():
                 assert len(rows) == STEPS + 1
                 assert found[method] == pytest.approx(rows, abs=1e-4, rel=1e-4), method
     finally:
         for process in started:
             process.kill()
+            process.stdout.close()
             process.wait()
 
 
