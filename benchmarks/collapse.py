@@ -25,7 +25,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 from matplotlib.figure import Figure
-from small_scale import Results, crops, machine, table
+from small_scale import Results, crops, machine, table, tell
 
 from device.demo import shared_data
 from device.program import HOLDS_NOT, Parser, replacing, run
@@ -187,9 +187,7 @@ def _main(args: argparse.Namespace) -> int:
     for name in COLOURS:
         results.measure(name, lambda name=name: trained(name, images, views, args.steps, probe))
     drawn(results, args.out / "collapse.png")
-    with replacing(args.out / "collapse.md") as temporary:
-        temporary.write_text(text := markdown(results, len(images), args.steps))
-    print(text)
+    tell(markdown(results, len(images), args.steps), args.out / "collapse.md")
     least, collapsed = (min(p["std"] for p in results.rows[name]["curve"]) / results.rows[name]["healthy"] for name in (BOTH, NO_STOP))
     return 0 if least > HEALTHY and collapsed < COLLAPSED else HOLDS_NOT
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from small_scale import BATCH, IDENTITIES, LABELLED, Judge, Results, Start, arguments, crops, left_out, machine, table, tuned
+from small_scale import BATCH, IDENTITIES, LABELLED, Judge, Results, Start, arguments, crops, left_out, machine, table, tell, tuned
 
 from device.program import replacing, run
 from train import encoders, finetune, labels
@@ -118,11 +118,8 @@ def _main(args: argparse.Namespace) -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     start = Start(args.data, args.start, args.pretraining, args.limit)
     results = measured(start, args.out, args.steps, args.objective)
-    text = markdown(results, args.objective)
-    with replacing(args.out / "label_efficiency.md") as temporary:
-        temporary.write_text(text)
+    tell(markdown(results, args.objective), args.out / "label_efficiency.md")
     plot(results, args.out / "label_efficiency.png")
-    print(text)
     return 0
 
 

@@ -12,9 +12,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from small_scale import BATCH, IDENTITIES, LABELLED, Judge, Results, Start, arguments, crops, left_out, machine, table, tuned
+from small_scale import BATCH, IDENTITIES, LABELLED, Judge, Results, Start, arguments, crops, left_out, machine, table, tell, tuned
 
-from device.program import replacing, run
+from device.program import run
 from train import encoders, finetune, objectives
 
 START = "SimSiam, the start"
@@ -81,10 +81,7 @@ def _taught_by(row: str) -> str:
 def _main(args: argparse.Namespace) -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     start = Start(args.data, args.start, args.pretraining, args.limit)
-    text = markdown(measured(start, args.out, args.steps), args.steps)
-    with replacing(args.out / "objectives.md") as temporary:
-        temporary.write_text(text)
-    print(text)
+    tell(markdown(measured(start, args.out, args.steps), args.steps), args.out / "objectives.md")
     return 0
 
 

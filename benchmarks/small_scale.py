@@ -31,16 +31,29 @@ IDENTITIES = "celeba_identity.csv"
 KEPT_AS = "without.txt"  # in the results' folder
 
 
-def arguments(description: str | None, out: str, steps: int) -> Parser:
-    """The options of both scripts."""
+def common(description: str | None, out: str) -> Parser:
+    """The options of every script."""
     parser = Parser(description)
     parser.add_argument("--data", type=Path, default=shared_data(), help="the shared data (default $OMOKAGE_DATA)")
     parser.add_argument("--out", type=Path, default=Path(out), help="(default %(default)s)")
+    parser.add_argument("--limit", type=int, help="take the first N crops, to try a script")
+    return parser
+
+
+def arguments(description: str | None, out: str, steps: int) -> Parser:
+    """Those of the scripts that tune a SimSiam start."""
+    parser = common(description, out)
     parser.add_argument("--steps", type=int, default=steps, help="of each tuning (default %(default)s)")
     parser.add_argument("--start", type=Path, default=Path("build/simsiam-small"), help="run of the SimSiam start (default %(default)s)")
     parser.add_argument("--pretraining", type=int, default=3, help="its epochs (default %(default)s)")
-    parser.add_argument("--limit", type=int, help="take the first N crops, to try a script")
     return parser
+
+
+def tell(text: str, path: Path) -> None:
+    """Print a result and keep it in a file."""
+    with replacing(path) as temporary:
+        temporary.write_text(text)
+    print(text)
 
 
 def crops(data: Path, names: tuple[str, ...]) -> tuple[str, ...]:

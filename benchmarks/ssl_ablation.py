@@ -11,14 +11,12 @@ Writes ssl_ablation.json and ssl_ablation.md to --out.
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
-from small_scale import Budget, Results, crops, machine, pretrained, speed, table
+from small_scale import Budget, Results, common, crops, machine, pretrained, speed, table, tell
 from ssl_methods import COMMON, RECIPES
 
-from device.demo import shared_data
-from device.program import InputError, Parser, replacing, run
+from device.program import InputError, run
 from train import encoders, probes, runs
 from train.methods import METHODS
 
@@ -118,21 +116,15 @@ def markdown(results: Results, args: argparse.Namespace) -> str:
 
 def _main(args: argparse.Namespace) -> int:
     args.out.mkdir(parents=True, exist_ok=True)
-    text = markdown(measured(args), args)
-    with replacing(args.out / "ssl_ablation.md") as temporary:
-        temporary.write_text(text)
-    print(text)
+    tell(markdown(measured(args), args), args.out / "ssl_ablation.md")
     return 0
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = Parser(__doc__)
-    parser.add_argument("--data", type=Path, default=shared_data(), help="the shared data (default $OMOKAGE_DATA)")
-    parser.add_argument("--out", type=Path, default=Path("build/ssl-ablation"), help="(default %(default)s)")
+    parser = common(__doc__, "build/ssl-ablation")
     parser.add_argument("--method", choices=list(METHODS), default="simclr", help="(default %(default)s)")
     parser.add_argument("--pictures", type=int, default=100_000, help="of each training (default %(default)s)")
     parser.add_argument("--rows", nargs="+", metavar="ROW", help="some rows only, e.g. 'no mirror' 'no box'")
-    parser.add_argument("--limit", type=int, help="take the first N crops, to try the script")
     return run(_main, parser, argv)
 
 

@@ -21,17 +21,18 @@ from small_scale import (
     Budget,
     Judge,
     Results,
+    common,
     crops,
     machine,
     pretrained,
     speed,
     table,
+    tell,
     tuned,
     untrained,
 )
 
-from device.demo import shared_data
-from device.program import Parser, replacing, run
+from device.program import run
 from train import encoders, finetune
 from train.data import read_crops, read_list
 from train.methods import METHODS
@@ -96,21 +97,15 @@ def markdown(results: Results, args: argparse.Namespace) -> str:
 
 def _main(args: argparse.Namespace) -> int:
     args.out.mkdir(parents=True, exist_ok=True)
-    text = markdown(measured(args), args)
-    with replacing(args.out / "ssl_methods.md") as temporary:
-        temporary.write_text(text)
-    print(text)
+    tell(markdown(measured(args), args), args.out / "ssl_methods.md")
     return 0
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = Parser(__doc__)
-    parser.add_argument("--data", type=Path, default=shared_data(), help="the shared data (default $OMOKAGE_DATA)")
-    parser.add_argument("--out", type=Path, default=Path("build/ssl-methods"), help="(default %(default)s)")
+    parser = common(__doc__, "build/ssl-methods")
     parser.add_argument("--pictures", type=int, default=500_000, help="of each training (default %(default)s)")
     parser.add_argument("--views", choices=list(PRESETS), default="face", help="(default %(default)s)")
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS), help="(default: all)")
-    parser.add_argument("--limit", type=int, help="take the first N crops, to try the script")
     return run(_main, parser, argv)
 
 

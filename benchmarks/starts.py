@@ -17,9 +17,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from small_scale import BATCH, UNLABELLED, Judge, Results, Start, arguments, crops, machine, table, tuned
+from small_scale import BATCH, UNLABELLED, Judge, Results, Start, arguments, crops, machine, table, tell, tuned
 
-from device.program import replacing, run
+from device.program import run
 from train import encoders, finetune
 from train.data import read_crops, read_list
 
@@ -79,10 +79,7 @@ def markdown(results: Results) -> str:
 
 def _main(args: argparse.Namespace) -> int:
     args.out.mkdir(parents=True, exist_ok=True)
-    text = markdown(measured(args.data, args.out, args.start, args.steps, args.pretraining, args.limit))
-    with replacing(args.out / "starts.md") as temporary:
-        temporary.write_text(text)
-    print(text)
+    tell(markdown(measured(args.data, args.out, args.start, args.steps, args.pretraining, args.limit)), args.out / "starts.md")
     return 0
 
 

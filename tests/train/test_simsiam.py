@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras as keras
+from tiny import encoder, views
 
 from train.methods.base import output_std
 from train.methods.simsiam import Options, SimSiam, negative_cosine, predictor, projector
@@ -16,25 +17,12 @@ def slow_negative_cosine(p: np.ndarray, z: np.ndarray) -> float:
     return total / len(p)
 
 
-def encoder(norm: bool = True) -> keras.Model:
-    inputs = keras.layers.Input((8, 8, 3))
-    x = keras.layers.Conv2D(6, 3, use_bias=False, name="conv")(inputs)
-    x = keras.layers.BatchNormalization(name="norm")(x) if norm else x
-    return keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(x))
-
-
 def compiled(steps: int = 10**9, **options) -> SimSiam:
     """On so many steps that the rate hardly falls."""
     keras.utils.set_random_seed(0)
     model = SimSiam(encoder(), Options(**{"projection": 32, **options}))
     model.ready(batch=256, steps=steps)
     return model
-
-
-def views(seed: int = 0, n: int = 128) -> tuple[tf.Tensor, tf.Tensor]:
-    rng = np.random.default_rng(seed)
-    faces = rng.normal(size=(n, 1, 1, 3)) + 0.3 * rng.normal(size=(n, 8, 8, 3))
-    return tuple(tf.constant(faces + 0.1 * rng.normal(size=faces.shape), tf.float32) for _ in range(2))
 
 
 def test_the_loss_is_its_definition():
