@@ -18,6 +18,7 @@ import argparse
 import json
 import sys
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
@@ -267,7 +268,11 @@ def to_tflite(student: keras.Model) -> bytes:
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.inference_input_type = tf.uint8
     converter.inference_output_type = tf.uint8
-    return converter.convert()
+    with warnings.catch_warnings():
+        # A transposed convolution, as tfmot wraps it, cannot be saved; the converter then takes the graph, and asks for the
+        # input's statistics, which the graph holds.
+        warnings.filterwarnings("ignore", "Statistics for quantized inputs")
+        return converter.convert()
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,10 @@
 """The detector's network: from a picture in [-1, 1] to maps of faces, every operation one that the Edge TPU maps.
 
 Anchor-free and single-shot, a face is its centre (CenterNet, Zhou et al. 2019, arXiv:1904.07850; with landmarks CenterFace,
-Xu et al. 2019, arXiv:1911.03599). Two strides instead of the papers' upsampled one: small faces are told by the map of
-stride 8, large ones by that of stride 16, and no map is ever enlarged. device/faces.py says what the maps mean.
+Xu et al. 2019, arXiv:1911.03599). Two strides instead of the papers' one: small faces are told by the map of stride 8, large
+ones by that of stride 16. What surrounds a small face is known at stride 16 only, and added to stride 8 (Lin et al. 2017,
+arXiv:1612.03144, section 3), by a transposed convolution, which the compiler maps where it does not map enlarging with half
+pixels. device/faces.py says what the maps mean.
 """
 
 import numpy as np
@@ -17,6 +19,7 @@ L = keras.layers
 # Multiples of 16: on a CPU with AVX-512 fewer channels train no faster.
 STEM, QUARTER, HEAD = 16, 32, 48  # channels of the two first convolutions and of the heads' own
 STAGES = ((48, 2, 3), (64, 2, 4))  # for each stride channels, expansion of the first block (2 of the others), blocks
+CONTEXT = "context"
 RARE = 0.01  # what the heat maps say before training: faces are rare (Lin et al. 2017, arXiv:1708.02002, section 3.3)
 FIRST_BOX = 1.4  # asinh of 1.9 strides: every face has a box before training, so that its overlap has a gradient
 
@@ -33,11 +36,17 @@ def build(height: int, width: int, norm: bool = True) -> keras.Model:
     picture = L.Input((height, width, 3), name="picture")
     x = parts.conv(picture, "stem", STEM, 3, 2)
     x = parts.conv(x, "quarter", QUARTER, 3, 2)
-    outputs = {}
+    seen = {}
     for stride, (channels, expand, blocks) in zip(STRIDES, STAGES, strict=True):
         for block in range(1, blocks + 1):
             first = block == 1
             x = parts.fused_block(x, f"stride{stride}_block{block}", channels, expand if first else 2, 2 if first else 1)
+        seen[stride] = x
+    fine, coarse = STRIDES
+    around = L.Conv2DTranspose(seen[fine].shape[-1], 2, 2, name=CONTEXT)(seen[coarse])
+    seen[fine] = L.Add(name=f"{CONTEXT}_add")([seen[fine], around])
+    outputs = {}
+    for stride, x in seen.items():
         y = parts.conv(x, f"head{stride}", HEAD, 3)
         # float32 whatever the training's precision: bfloat16 knows a landmark to a 256th only.
         for name, start in (("heat", [np.log(RARE / (1 - RARE))]), ("geometry", [FIRST_BOX] * 4 + [0.0] * (GEOMETRY - 4))):
@@ -53,21 +62,6 @@ def sized(model: keras.Model, height: int, width: int) -> keras.Model:
     return target
 
 
-def widened(model: keras.Model, height: int, width: int) -> keras.Model:
-    """A network of today's channels that says what `model`, of the same layers with as many channels or fewer, says: the channels
-    that are new are told to those that are new only (Net2Net, Chen et al. 2016, arXiv:1511.05641)."""
-    target = build(height, width)
-    for layer in target.layers:
-        given = model.get_layer(layer.name).get_weights()
-        fresh = layer.get_weights()
-        for old, new in zip(given, fresh, strict=True):
-            if old.ndim == 4:  # a kernel [down, across, in, out]
-                new[:, :, old.shape[2] :, : old.shape[3]] = 0
-            new[tuple(slice(length) for length in old.shape)] = old
-        layer.set_weights(fresh)
-    return target
-
-
 def folded(model: keras.Model, height: int, width: int) -> keras.Model:
     """The network as it runs on the device, for pictures of that size: without BatchNorm."""
     return encoders.folded(model, build(height, width, norm=False))
@@ -77,7 +71,7 @@ def load(path: str) -> keras.Model:
     """A network from a .keras file. Raises InputError if it is none of ours."""
     try:
         model = keras.models.load_model(path, compile=False)
-        return widened(model, *model.input_shape[1:3])
+        return sized(model, *model.input_shape[1:3])
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"{path} is not a detector ({type(error).__name__})", "name a detector.keras that train/detector wrote") from error
 
