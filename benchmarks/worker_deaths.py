@@ -22,12 +22,13 @@ import numpy as np
 
 from device import bundle
 from device.align import SIZE
-from device.embed import Encoder, Patience, SupervisedEncoder
+from device.embed import Encoder
 from device.program import HOLDS_NOT, Parser, run
+from device.supervisor import Patience, Supervisor
 from device.worker import Worker
 
 SIGNALS = [signal.SIGKILL, signal.SIGABRT, signal.SIGSEGV, signal.SIGSTOP, signal.SIGTERM]
-PROGRAM = (sys.executable, "-c", "from device.embed import Encoder; from device.worker import serve; raise SystemExit(serve(Encoder))")
+PROGRAM = (sys.executable, "-c", "from device.runtime import Model; from device.worker import serve; raise SystemExit(serve(Model))")
 PATIENCE = Patience(retry=0.0, longest=0.0)
 GAP_MS = 200.0
 REST_S = 0.02  # between two frames; a camera's are further apart
@@ -36,22 +37,23 @@ WARM = 20  # deaths before memory is compared
 
 
 class Loop:
-    """Frames embedded one after the other by a SupervisedEncoder, each timed and compared with what the CPU says."""
+    """Frames embedded one after the other by a supervised encoder, each timed and compared with what the CPU says."""
 
     def __init__(self) -> None:
-        used = bundle.find(None)
-        model = used.path / bundle.ENCODER
+        path = bundle.find(None).path / bundle.ENCODER
         self.workers: list[Worker] = []
         self.notices: list[str] = []
         self.frames = self.wrong = 0
         self._crops = np.random.default_rng(0).integers(0, 256, (FACES, SIZE, SIZE, 3), np.uint8)
-        self._expected = Encoder(model).embed(self._crops)
+        self._expected = Encoder(path).embed(self._crops)
+        self.encoder = Encoder(path)
+        model = self.encoder.model
 
         def start() -> Worker:
-            self.workers = [Worker(model, used.dimension, PROGRAM)]
+            self.workers = [Worker({path: model.signature}, PROGRAM)]
             return self.workers[0]
 
-        self.encoder = SupervisedEncoder(model, start, lambda kind, text: self.notices.append(kind), patience=PATIENCE)
+        Supervisor([model], start, lambda kind, text: self.notices.append(kind), patience=PATIENCE)
 
     def frame(self) -> float:
         """Embed one frame; the milliseconds that it took."""
