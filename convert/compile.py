@@ -93,7 +93,7 @@ def _main(args: argparse.Namespace) -> int:
         _tell_surprises(each)
     if whole:
         _require_all(compiled)
-    paths = _write_bundle(source, compiled, args.out) if source else _write_files(models, compiled, args.out)
+    paths = _write_bundle(source, models, compiled, args.out) if source else _write_files(models, compiled, args.out)
     for path, each in zip(paths, compiled, strict=True):
         print(json.dumps(audit.audit(path)) if args.json else f"{path}: {_summary(each)}")
     if source and not args.json:
@@ -199,10 +199,11 @@ def _new_bundle(source: bundle.Bundle, out: Path | None) -> Path:
     return out or Path("build", "compiled", f"{source.name}-edgetpu")
 
 
-def _write_bundle(source: bundle.Bundle, compiled: list[Compiled], out: Path | None) -> list[Path]:
+def _write_bundle(source: bundle.Bundle, models: list[Path], compiled: list[Compiled], out: Path | None) -> list[Path]:
     """A copy of `source`, under its name and `-edgetpu`, with all that was compiled, the logs, and the facts of it.
 
-    What was compiled together stays together: each model relies on the cache as the others leave it.
+    What was compiled together stays together: each model relies on the cache as the others leave it. By the sha256 of its source the
+    device knows which model a compiled one may stand in for.
     """
     folder = _new_bundle(source, out)
     facts = {key: value for key, value in source.manifest.items() if key not in ("schema", "encoder", "files")}
@@ -212,8 +213,9 @@ def _write_bundle(source: bundle.Bundle, compiled: list[Compiled], out: Path | N
             for file, content in {each.name: each.model, each.log_name: each.log}.items():
                 files.append(Path(name) / file)
                 files[-1].write_bytes(content)
-        told = {"compiler": compiled[0].version, "models": {each.name: _facts(each) for each in compiled}}
-        bundle.write(folder, files, facts | {"name": f"{source.name}-edgetpu", "edgetpu": told})
+        told = {each.name: _facts(each) | {"source": bundle.sha256(model)} for model, each in zip(models, compiled, strict=True)}
+        edgetpu = {"compiler": compiled[0].version, "models": told}
+        bundle.write(folder, files, facts | {"name": f"{source.name}-edgetpu", "edgetpu": edgetpu})
     return [folder / each.name for each in compiled]
 
 

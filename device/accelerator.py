@@ -25,7 +25,7 @@ PCI = "0x1ac1:0x089a"
 TRIAL_S = 30.0  # loading the firmware over USB 2 takes some seconds
 ROOT = Path(__file__).resolve().parent.parent  # from here a child process imports this very package
 
-_TRIAL = "from device import accelerator, embed; accelerator.describe(); embed.delegate()"
+_TRIAL = "from device import accelerator, runtime; accelerator.describe(); runtime.delegate()"
 _PYCORAL = "import json; from pycoral.utils.edgetpu import list_edge_tpus; print(json.dumps(list_edge_tpus()))"
 
 

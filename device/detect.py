@@ -19,6 +19,7 @@ import numpy as np
 
 from device import blazeface, bundle, faces
 from device.program import InputError, MissingError
+from device.runtime import Model
 
 NAMES = ("auto", "omokage", "yunet", "mtcnn", "blazeface")
 MODEL_VARIABLE = "OMOKAGE_YUNET"
@@ -55,12 +56,16 @@ class Detection:
 class Detector(Protocol):
     """`name` is what a gallery remembers. `detect` takes BGR uint8 [H, W, 3] and returns the best score first.
 
-    `size` is the long side, in pixels, of the picture that it works on, `smallest` that of a face there.
+    `size` is the long side, in pixels, of the picture that it works on, `smallest` that of a face there. `model` is its network, where
+    that may run on the Edge TPU too.
     """
 
     name: str
     size: int
     smallest: int
+
+    @property
+    def model(self) -> Model | None: ...
 
     def detect(self, frame: np.ndarray) -> list[Detection]: ...
 
@@ -75,6 +80,7 @@ class YunetDetector:
 
     name = "yunet"
     smallest = 16
+    model = None
 
     def __init__(self, model: Path, size: int = 480, score: float = 0.6):
         if not Path(model).is_file():
@@ -104,6 +110,7 @@ class MtcnnDetector:
     """
 
     name = "mtcnn"
+    model = None
 
     def __init__(self, size: int = 640):
         self.size, self.smallest = size, max(20, size // 16)
@@ -134,34 +141,29 @@ class OmokageDetector:
     smallest = 12
 
     def __init__(self, model: Path, score: float = 0.5, threads: int = 2):
-        from device.embed import interpreter  # here: the other detectors need no TFLite runtime
-
-        self._interpreter, self._score = interpreter(Path(model), "cpu", threads), score
-        (input_,), outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
-        self._height, self._width = (int(side) for side in input_["shape"][1:3]) if len(input_["shape"]) == 4 else (0, 0)
-        shapes = {tuple(int(n) for n in entry["shape"]): entry for entry in outputs}
+        self.model, self._score = Model(model, threads=threads), score
+        seen, outputs = self.model.signature.input, self.model.signature.outputs
+        self._height, self.size = seen.shape[1:3] if len(seen.shape) == 4 else (0, 0)
+        places = {tensor.shape: number for number, tensor in enumerate(outputs)}
         wanted = {
-            (stride, channels): (1, self._height // stride, self._width // stride, channels)
+            stride: [(1, self._height // stride, self.size // stride, channels) for channels in (1, faces.GEOMETRY)]
             for stride in faces.STRIDES
-            for channels in (1, faces.GEOMETRY)
         }
-        if input_["dtype"] != np.uint8 or set(shapes) != set(wanted.values()) or any(e["dtype"] != np.uint8 for e in outputs):
+        shapes = {shape for pair in wanted.values() for shape in pair}
+        if {tensor.dtype for tensor in (seen, *outputs)} != {"uint8"} or set(places) != shapes:
             raise InputError(f"{model} is not a detector of ours", "name a bundle made by convert/detector.py")
-        self.size, self._feed = self._width, input_["index"]
-        self._maps = {key: shapes[shape] for key, shape in wanted.items()}
+        self._places = {stride: [places[shape] for shape in pair] for stride, pair in wanted.items()}
 
     def detect(self, frame: np.ndarray) -> list[Detection]:
-        picture, scale = faces.framed(_bgr(frame), self._height, self._width)
-        self._interpreter.set_tensor(self._feed, cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)[None])
-        self._interpreter.invoke()
-        maps = {stride: (self._map(stride, 1)[..., 0], self._map(stride, faces.GEOMETRY)) for stride in faces.STRIDES}
-        return [_detection(row[:4], row[4:14], row[14], 0, np.array([scale, scale])) for row in faces.decode(maps, self._score)]
+        picture, scale = faces.framed(_bgr(frame), self._height, self.size)
+        rows = faces.decode(self.maps(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)), self._score)
+        return [_detection(row[:4], row[4:14], row[14], 0, np.array([scale, scale])) for row in rows]
 
-    def _map(self, stride: int, channels: int) -> np.ndarray:
-        """One output, dequantised: float32 [H, W, channels]."""
-        entry = self._maps[stride, channels]
-        step, zero = entry["quantization"]
-        return np.float32(step) * (self._interpreter.get_tensor(entry["index"])[0].astype(np.float32) - zero)
+    def maps(self, picture: np.ndarray) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+        """What the network says of an RGB `picture` of its own size, by stride: heat [H, W] and geometry [H, W, 14], float32."""
+        tensors, stored = self.model.signature.outputs, self.model.run(picture[None])
+        maps = [tensor.real(output[0]) for tensor, output in zip(tensors, stored, strict=True)]
+        return {stride: (maps[heat][..., 0], maps[geometry]) for stride, (heat, geometry) in self._places.items()}
 
 
 class BlazefaceDetector:
@@ -173,24 +175,20 @@ class BlazefaceDetector:
     name = "blazeface"
     size = blazeface.SIZE
     smallest = 24
+    model = None
 
     def __init__(self, model: Path, score: float = 0.6, threads: int = 2):
-        from device.embed import interpreter
-
-        self._interpreter, self._score = interpreter(Path(model), "cpu", threads), score
-        (input_,), outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
-        self._feed = input_["index"]
-        self._fetch = {tuple(int(n) for n in entry["shape"]): entry["index"] for entry in outputs}
-        shapes = {(1, 896, 1), (1, 896, 16)}
-        if tuple(input_["shape"]) != (1, self.size, self.size, 3) or input_["dtype"] != np.float32 or set(self._fetch) != shapes:
+        self._model, self._score = Model(model, threads=threads), score
+        seen, outputs = self._model.signature.input, self._model.signature.outputs
+        self._places = {tensor.shape: number for number, tensor in enumerate(outputs)}
+        if str(seen) != f"float32 [1, {self.size}, {self.size}, 3]" or set(self._places) != {(1, 896, 1), (1, 896, 16)}:
             raise InputError(f"{model} is not BlazeFace for 128x128 pixels", "name its .tflite file with --detector-model")
 
     def detect(self, frame: np.ndarray) -> list[Detection]:
         picture, scale = faces.framed(_bgr(frame), self.size, self.size)
         rgb = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB).astype(np.float32)
-        self._interpreter.set_tensor(self._feed, (rgb[None] - 127.5) / 127.5)
-        self._interpreter.invoke()
-        logits, distances = (self._interpreter.get_tensor(self._fetch[1, 896, channels])[0] for channels in (1, 16))
+        outputs = self._model.run((rgb[None] - 127.5) / 127.5)
+        logits, distances = (outputs[self._places[1, 896, channels]][0] for channels in (1, 16))
         rows = blazeface.decode(logits[:, 0], distances, self._score)
         return [_detection(row[:4], row[4:14], row[14], 0, np.array([scale, scale])) for row in rows]
 

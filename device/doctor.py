@@ -189,13 +189,15 @@ def detector() -> Check:
 
 def cpu(used: Bundle) -> Check:
     """The bundle's encoder on the CPU, which is what answers wherever the Edge TPU does not."""
-    from device.embed import Encoder, specimens
+    from device.embed import Encoder
+    from device.supervisor import specimens
 
     with Encoder(used.path / ENCODER) as encoder:
-        encoder.embed(specimens())
+        crops = specimens(encoder.model.signature.input)
+        encoder.embed(crops)
         start = time.perf_counter()
-        encoder.embed(specimens())
-        milliseconds = 1000 * (time.perf_counter() - start) / len(specimens())
+        encoder.embed(crops)
+        milliseconds = 1000 * (time.perf_counter() - start) / len(crops)
     return Check("encoder", OK, f"{milliseconds:.1f} ms a face on the CPU")
 
 
@@ -278,12 +280,15 @@ def fits(library_version: str | None, name: str, version: str) -> tuple[str, str
 
 
 def self_test(used: Bundle, bad: str) -> Check:
-    """The bundle's compiled encoder on the Edge TPU, against what the CPU says."""
+    """The bundle's compiled encoder on the Edge TPU, and our detector if it was compiled with it, against what the CPU says."""
+    from device.detect import open_detector
     from device.embed import open_encoder
 
+    shipped, told = bundle.MODELS / bundle.SHIPPED_DETECTOR, [""]
+    beside = open_detector("omokage").model if shipped.is_dir() else None
     try:
-        with open_encoder(used, "edgetpu"):
-            return Check("self-test", OK, "the Edge TPU says what the CPU says")
+        with open_encoder(used, "edgetpu", lambda _, text: told.append(text), beside):
+            return Check("self-test", OK, told[-1])
     except MissingError as error:
         return Check("self-test", bad, error.wrong, f"mend the lines above; {BUSY} the Edge TPU")
 

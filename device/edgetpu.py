@@ -1,13 +1,13 @@
-"""The Edge TPU's worker: loads a compiled encoder there and embeds what device/embed.py asks for, which starts it."""
+"""The Edge TPU's worker: loads compiled models there and runs what device/supervisor.py asks for, which starts it."""
 
 import sys
 
-from device.embed import Encoder
+from device.runtime import Model
 from device.worker import serve
 
 
 def main(argv: list[str] | None = None) -> int:
-    return serve(lambda model: Encoder(model, "edgetpu"), argv)
+    return serve(lambda path: Model(path, "edgetpu"), argv)
 
 
 if __name__ == "__main__":

@@ -17,8 +17,8 @@ A photo gives one template and must show one face; a video or a camera gives the
 
 import argparse
 import sys
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import cv2
@@ -30,7 +30,7 @@ from device.camera import open_camera
 from device.cluster import METHODS
 from device.collect import CAMERA_SECONDS, Candidate, collect, from_video
 from device.detect import Detector
-from device.embed import BACKENDS, open_encoder
+from device.embed import BACKENDS, Encoder, open_encoder
 from device.gallery import Template, default_path
 from device.program import InputError, Parser, run
 from device.verbs import counted, covered_facts, covered_words, done, opened, print_json, say
@@ -43,15 +43,16 @@ def add(args: argparse.Namespace) -> int:
         raise InputError("there is no picture to learn from", "name a photo, a folder or a video, or --camera N")
     used = bundle.find(args.encoder)
     there = enrolment.before(args.gallery or default_path(), used, args.name, args.more, vault.find_key(args.key_file))
-    detector = _detector(args)
-    candidates, skipped = collect(args.inputs, there.name, detector)
-    if args.camera is not None:
-        with open_camera(args.camera) as camera:
-            say(f"look into the camera and turn your head a little, for {CAMERA_SECONDS:.0f} seconds")
-            candidates += from_video(camera, there.name, detector)
-    if not candidates:
-        raise enrolment.nothing(skipped, there.name)
-    templates, skipped = enrolment.chosen(there, _templates(args, used, detector, candidates), skipped)
+    with _networks(args, used) as (detector, encoder):
+        candidates, skipped = collect(args.inputs, there.name, detector)
+        if args.camera is not None:
+            with open_camera(args.camera) as camera:
+                say(f"look into the camera and turn your head a little, for {CAMERA_SECONDS:.0f} seconds")
+                candidates += from_video(camera, there.name, detector)
+        if not candidates:
+            raise enrolment.nothing(skipped, there.name)
+        made = _templates(args, used, detector, encoder, candidates)
+    templates, skipped = enrolment.chosen(there, made, skipped)
     with opened(args, create=True) as gallery:
         _tell_added(args, enrolment.add(gallery, there, templates, skipped, used.threshold(), args.more, args.most))
     return 0
@@ -63,12 +64,14 @@ def deny(args: argparse.Namespace) -> int:
     with opened(args) as gallery:
         if name is not None:
             name = gallery.accept(name, more=True)
-    used, detector = bundle.find(args.encoder), _detector(args)
-    candidates, skipped = collect([args.photo], "that face", detector)
-    if not candidates:
-        raise enrolment.nothing(skipped, "that face")
+    used = bundle.find(args.encoder)
+    with _networks(args, used) as (detector, encoder):
+        candidates, skipped = collect([args.photo], "that face", detector)
+        if not candidates:
+            raise enrolment.nothing(skipped, "that face")
+        templates = _templates(args, used, detector, encoder, candidates)
     with opened(args) as gallery:
-        gone = gallery.deny(name, _templates(args, used, detector, candidates))
+        gone = gallery.deny(name, templates)
     what = "is to be ignored" if name is None else f"is not {name}"
     more = f"; {counted(gone)} deleted" if gone else ""
     return done(args, f"noted: {args.photo} {what}{more}", name=name, source=args.photo, deleted=gone)
@@ -84,8 +87,8 @@ def reembed(args: argparse.Namespace) -> int:
 
 def cluster(args: argparse.Namespace) -> int:
     used, out = bundle.find(args.encoder), args.out or Path(f"{args.folder.resolve()}-clusters")
-    with closing(open_encoder(used, args.backend)) as encoder:
-        found, hints = naming.make(args.folder, out, used, encoder, _detector(args), args.method)
+    with _networks(args, used) as (detector, encoder):
+        found, hints = naming.make(args.folder, out, used, encoder, detector, args.method)
     clusters = found.as_json()
     pictures, alone = len(found.templates), len(found.templates) - sum(entry["size"] for entry in clusters)
     if args.json:
@@ -115,14 +118,19 @@ def name_clusters(args: argparse.Namespace) -> int:
     return done(args, f"added {told}{more}{hint}", people=people, ignored=ignored, left=planned.left)
 
 
-def _detector(args: argparse.Namespace) -> Detector:
+@contextmanager
+def _networks(args: argparse.Namespace, used: Bundle) -> Iterator[tuple[Detector, Encoder]]:
+    """What finds faces and what embeds them, within the block."""
     cv2.setNumThreads(THREADS)
-    return detect.of_arguments(args)
+    detector = detect.of_arguments(args)
+    with closing(open_encoder(used, args.backend, beside=detector.model)) as encoder:
+        yield detector, encoder
 
 
-def _templates(args: argparse.Namespace, used: Bundle, detector: Detector, candidates: Sequence[Candidate]) -> list[Template]:
-    with closing(open_encoder(used, args.backend)) as encoder:
-        embeddings = encoder.embed(np.stack([candidate.crop for candidate in candidates]))
+def _templates(
+    args: argparse.Namespace, used: Bundle, detector: Detector, encoder: Encoder, candidates: Sequence[Candidate]
+) -> list[Template]:
+    embeddings = encoder.embed(np.stack([candidate.crop for candidate in candidates]))
     return enrolment.templates_of(candidates, embeddings, used, detector.name, getattr(args, "keep_crops", False))
 
 
@@ -218,7 +226,7 @@ def build_parser() -> Parser:
     for verb in ("add", "not", "ignore", "reembed", "cluster", "check"):
         made[verb].add_argument("--encoder", metavar="BUNDLE", help="a bundle of models/ or its folder (default: the newest shipped one)")
     for verb in ("add", "not", "ignore", "reembed", "cluster"):
-        made[verb].add_argument("--backend", choices=BACKENDS, default="auto", help="where the encoder runs (default: %(default)s)")
+        made[verb].add_argument("--backend", choices=BACKENDS, default="auto", help="where the networks run (default: %(default)s)")
     for verb in ("add", "not", "ignore", "cluster"):
         detect.add_arguments(made[verb])
     for verb, one in made.items():

@@ -19,7 +19,7 @@ class GatedDetector:
 
     def __init__(self, detector: Detector):
         self._detector = detector
-        self.name, self.size, self.smallest = detector.name, detector.size, detector.smallest
+        self.name, self.size, self.smallest, self.model = detector.name, detector.size, detector.smallest, detector.model
         self.looks = 0  # frames that the detector was asked about
         self._seen: np.ndarray | None = None
         self._shape: tuple[int, ...] = ()

@@ -56,7 +56,7 @@ def build_parser() -> Parser:
     what.add_argument("--source", metavar="FILE|FOLDER|URL", help="a video, a photo, a folder of photos, or an RTSP or HTTP stream")
     parser.add_argument("--gallery", type=Path, metavar="FILE", help="who is known (default $OMOKAGE_GALLERY, else in ~/.local/share)")
     parser.add_argument("--encoder", metavar="BUNDLE", help="a bundle of models/ or its folder (default: the newest shipped one)")
-    parser.add_argument("--backend", choices=BACKENDS, default="auto", help="where the encoder runs (default: %(default)s)")
+    parser.add_argument("--backend", choices=BACKENDS, default="auto", help="where the networks run (default: %(default)s)")
     told = f"{PROMISE} (default: what the page has set in the gallery, else {bundle.FAR:g})"
     parser.add_argument("--far", type=openset.rate, metavar="SHARE", help=told)
     parser.add_argument(
@@ -197,8 +197,8 @@ def recognize(args: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack:
         told = voice.receivers = stack.enter_context(contextlib.closing(Receivers(args, path, voice.notice, key)))
         known = stack.enter_context(contextlib.closing(Known(path, used, judge, voice.notice, key=key, usual_far=usual_far)))
-        encoder = stack.enter_context(contextlib.closing(open_encoder(used, args.backend, voice.notice)))
         detector = detect.of_arguments(args)
+        encoder = stack.enter_context(contextlib.closing(open_encoder(used, args.backend, voice.notice, detector.model)))
         source = stack.enter_context(_open(args, voice, heart))
         unknowns = None
         if args.remember_unknowns:

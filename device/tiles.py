@@ -31,7 +31,7 @@ class TiledDetector:
         if not min_face > 0:
             raise InputError(f"--min-face is {min_face:g}", "give the pixels of the smallest face to find")
         self._detector, self._min_face = detector, min_face
-        self.name, self.size, self.smallest = detector.name, detector.size, detector.smallest
+        self.name, self.size, self.smallest, self.model = detector.name, detector.size, detector.smallest, detector.model
 
     def detect(self, frame: np.ndarray) -> list[Detection]:
         height, width = frame.shape[:2]

@@ -1,11 +1,13 @@
-"""A process of its own that embeds crops, because what it calls may end or hang it.
+"""A process of its own that runs models, because what it calls may end or hang it.
 
 libedgetpu aborts where a stick is pulled out or a cable is bad, and crashes where it was built for another runtime. Here are both
-ends: `Worker` starts, asks and ends such a process, and `serve` is what it runs (device/edgetpu.py is its program).
+ends: `Worker` starts, asks and ends such a process, and `serve` is what it runs (device/edgetpu.py is its program). An Edge TPU
+belongs to one process, which therefore runs all models.
 
-Crops and embeddings lie in memory that both map and that has no name, so that none is left behind. Over a socket go only the
-number of crops to embed and, when they are, a word back. The process reads end of file there when its parent closes or
-dies, and is killed by the kernel with its parent where it no longer reads. What it says on stderr tells why it ended.
+Inputs and outputs lie in memory that both map and that has no name, so that none is left behind. Over a socket go only the
+number of the model and of its inputs, and both again when the outputs are there. The process reads end of file there when its
+parent closes or dies, and is killed by the kernel with its parent where it no longer reads. What it says on stderr tells why it
+ended.
 """
 
 import argparse
@@ -14,25 +16,23 @@ import ctypes
 import mmap
 import os
 import signal
+import struct
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from device.accelerator import ROOT
-from device.align import SIZE
 from device.program import Parser, StoredError, run
-
-if TYPE_CHECKING:
-    from device.embed import Encoder
+from device.runtime import Model, Signature
 
 PROGRAM = (sys.executable, "-m", "device.edgetpu")
-CAPACITY = 16  # crops that are embedded at a time
+CAPACITY = 16  # inputs that a model is given at a time
+QUESTION = struct.Struct("!II")  # the number of a model, and of inputs; the answer is the same
 FAREWELL_S = 2.0  # a worker that is told to end may take this long to let go of the device
 BURIAL_S = 0.08  # a killed process is gone sooner, unless the machine is busy or it is stuck in the kernel
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -43,24 +43,25 @@ class Lost(Exception):
 
 
 class Worker:
-    """One process that embeds crops, from its start to its end. Only `embed` and `answer` wait, and no longer than they are told.
+    """One process that runs models, from its start to its end. Only `run` and `answer` wait, and no longer than they are told.
 
-    It runs `program` with the arguments that `serve` reads. It dies with the thread that started it.
-    Raises Lost where it cannot be started.
+    `models` are its files, and what each has to map to what; they are numbered in this order. It runs `program` with the arguments
+    that `serve` reads. It dies with the thread that started it. Raises Lost where it cannot be started.
     """
 
-    def __init__(self, model: Path, dimension: int, program: Sequence[str] = PROGRAM):
-        self._asked = 0  # crops whose embeddings did not come yet
+    def __init__(self, models: Mapping[Path, Signature], program: Sequence[str] = PROGRAM):
+        self._signatures = list(models.values())
+        self._asked: tuple[int, int] | None = None  # the question that is not answered yet
         with contextlib.ExitStack() as afterwards:
             try:
                 self._channel, theirs = Pipe()
                 afterwards.callback(theirs.close)
-                memory = os.memfd_create("omokage-crops")
+                memory = os.memfd_create("omokage-worker")
                 afterwards.callback(os.close, memory)
-                os.ftruncate(memory, CAPACITY * (SIZE * SIZE * 3 + 4 * dimension))
-                self._crops, self._rows = _views(memory, dimension)
+                self._places = _places(memory, self._signatures)
+                wanted = [str(word) for path, signature in models.items() for word in (path.resolve(), signature)]
                 self._process = subprocess.Popen(
-                    [*program, str(model.resolve()), *map(str, (dimension, memory, theirs.fileno(), os.getpid()))],
+                    [*program, *map(str, (memory, theirs.fileno(), os.getpid())), *wanted],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.PIPE,
@@ -83,40 +84,42 @@ class Worker:
         """How the process ended: its exit status, or minus the number of the signal. None: not yet, or not yet noticed."""
         return self._process.returncode
 
-    def embed(self, crops: np.ndarray, limit: float) -> np.ndarray:
-        """The embeddings of `crops` uint8 [N, 112, 112, 3], float32 [N, D]; each CAPACITY of them in `limit` seconds, or Lost."""
-        parts = [np.empty((0, self._rows.shape[1]), np.float32)]
-        for start in range(0, len(crops), CAPACITY):
-            self.ask(crops[start : start + CAPACITY])
-            rows = self.answer(limit)
-            if rows is None:
+    def run(self, number: int, inputs: np.ndarray, limit: float) -> list[np.ndarray]:
+        """What model `number` says of `inputs` [N, ...], of each output [N, ...]; each CAPACITY of them in `limit` seconds, or Lost."""
+        parts = [[np.empty((0, *tensor.shape[1:]), tensor.dtype) for tensor in self._signatures[number].outputs]]
+        for start in range(0, len(inputs), CAPACITY):
+            self.ask(number, inputs[start : start + CAPACITY])
+            outputs = self.answer(limit)
+            if outputs is None:
                 raise Lost(f"its worker did not answer within {limit:g} s")
-            parts.append(rows)
-        return np.concatenate(parts)
+            parts.append(outputs)
+        return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)]
 
-    def ask(self, crops: np.ndarray) -> None:
-        """Have up to CAPACITY `crops` embedded. Raises Lost where the process has ended."""
+    def ask(self, number: int, inputs: np.ndarray) -> None:
+        """Give model `number` up to CAPACITY `inputs`. Raises Lost where the process has ended."""
         if self._asked:
             raise Lost("its worker was interrupted")  # and so it would answer the last question
-        self._crops[: len(crops)] = crops
-        self._asked = len(crops)
+        self._places[number][0][: len(inputs)] = inputs
+        self._asked = number, len(inputs)
         try:
-            self._channel.send(len(crops))
+            self._channel.send_bytes(QUESTION.pack(*self._asked))
         except OSError as error:
             raise self._ended() from error
 
-    def answer(self, limit: float) -> np.ndarray | None:
-        """The embeddings of what was asked, float32 [N, D], or None where they are not there within `limit` seconds, or Lost."""
+    def answer(self, limit: float) -> list[np.ndarray] | None:
+        """What was asked, of each output [N, ...], or None where it is not there within `limit` seconds, or Lost."""
+        assert self._asked is not None
+        number, count = self._asked
         try:
             if not self._channel.poll(limit):
                 return None
-            self._channel.recv_bytes()
+            heard = self._channel.recv_bytes()
         except (EOFError, OSError) as error:
             raise self._ended() from error
-        rows, self._asked = self._rows[: self._asked].copy(), 0
-        if not np.allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-3):  # NaN is not close either
-            raise Lost("its worker answered with what are no embeddings")
-        return rows
+        if heard != QUESTION.pack(number, count):
+            raise Lost("its worker answers what it was not asked")
+        self._asked = None
+        return [output[:count].copy() for output in self._places[number][1:]]
 
     def check(self) -> None:
         """Raises Lost where the process has ended."""
@@ -129,7 +132,7 @@ class Worker:
         gone = self._kill(wait)
         if gone:
             self._stderr.close()
-            self._crops, self._rows = self._crops[:0].copy(), self._rows[:0].copy()  # lets go of the shared memory
+            self._places.clear()  # lets go of the shared memory
         return gone
 
     def close(self) -> None:
@@ -159,37 +162,47 @@ class Worker:
         )
 
 
-def serve(open_model: Callable[[Path], "Encoder"], argv: list[str] | None = None) -> int:
-    """The worker's side: embed with what `open_model` makes of the model's path, until the parent closes its end."""
-    parser = Parser("A worker of device/embed.py, which starts it.")
-    parser.add_argument("model", type=Path)
-    for number in ("dimension", "memory", "channel", "parent"):
+def serve(open_model: Callable[[Path], Model], argv: list[str] | None = None) -> int:
+    """The worker's side: run what `open_model` makes of the models' paths, until the parent closes its end."""
+    parser = Parser("A worker of device/supervisor.py, which starts it.")
+    for number in ("memory", "channel", "parent"):
         parser.add_argument(number, type=int)
+    parser.add_argument("wanted", nargs="+", metavar="MODEL SIGNATURE")
 
     def answer(args: argparse.Namespace) -> int:
         _die_with(args.parent)
         os.set_blocking(2, False)  # nobody reads what is too much for the pipe
-        encoder = open_model(args.model)
-        if encoder.dimension != args.dimension:
-            raise StoredError(
-                f"{args.model} has {encoder.dimension} dimensions, the encoder it was compiled from {args.dimension}", "compile it"
-            )
-        crops, rows = _views(args.memory, args.dimension)
+        models = [open_model(Path(path)) for path in args.wanted[::2]]
+        for model, wanted in zip(models, args.wanted[1::2], strict=True):
+            if str(model.signature) != wanted:
+                raise StoredError(f"{model.path} maps {model.signature}, the model it was compiled from {wanted}", "compile it")
+        places = _places(args.memory, [model.signature for model in models])
         with Connection(args.channel) as channel, contextlib.suppress(EOFError, ConnectionError):
             while True:
-                count = channel.recv()
-                rows[:count] = encoder.embed(crops[:count])
-                channel.send_bytes(b"done")
+                question = channel.recv_bytes()
+                number, count = QUESTION.unpack(question)
+                inputs, *outputs = places[number]
+                for output, made in zip(outputs, models[number].run(inputs[:count]), strict=True):
+                    output[:count] = made
+                channel.send_bytes(question)
         return 0
 
     return run(answer, parser, argv)
 
 
-def _views(memory: int, dimension: int) -> tuple[np.ndarray, np.ndarray]:
-    """What lies in the shared memory: crops uint8 [CAPACITY, 112, 112, 3] and embeddings float32 [CAPACITY, D]."""
-    shared = mmap.mmap(memory, 0)
-    crops = np.frombuffer(shared, np.uint8, CAPACITY * SIZE * SIZE * 3).reshape(CAPACITY, SIZE, SIZE, 3)
-    return crops, np.frombuffer(shared, np.float32, CAPACITY * dimension, crops.nbytes).reshape(CAPACITY, dimension)
+def _places(memory: int, signatures: Iterable[Signature]) -> list[list[np.ndarray]]:
+    """What lies in the shared memory: of each model CAPACITY inputs, and of each output as many."""
+    tensors = [(signature.input, *signature.outputs) for signature in signatures]
+    kinds = [[np.dtype((tensor.dtype, (CAPACITY, *tensor.shape[1:]))) for tensor in each] for each in tensors]
+    os.ftruncate(memory, sum(kind.itemsize for each in kinds for kind in each))
+    places: list[list[np.ndarray]] = []
+    shared, start = mmap.mmap(memory, 0), 0
+    for each in kinds:
+        places.append([])
+        for kind in each:
+            places[-1].append(np.ndarray(kind.shape, kind.base, shared, start))
+            start += kind.itemsize
+    return places
 
 
 def _die_with(parent: int) -> None:

@@ -553,6 +553,7 @@ def test_a_bundle_is_copied_not_changed(small_bundle, stand_in, compiled, tmp_pa
     assert set(made.manifest["files"]) == {*small_bundle.manifest["files"], "encoder_edgetpu.tflite", "encoder_edgetpu.log"}
     assert (made.path / "encoder_edgetpu.tflite").read_bytes() == output.read_bytes()
     facts = {"runtime": "14", "cpu_operations": 0, "on_chip": 20_000, "streamed": 64}
+    facts["source"] = small_bundle.manifest["files"][bundle.ENCODER]["sha256"]
     assert made.manifest["edgetpu"] == {"compiler": VERSION, "models": {"encoder_edgetpu.tflite": facts}}
     assert f"--encoder {Path('build', 'compiled', 'small-edgetpu')}" in capsys.readouterr().out
 
@@ -591,6 +592,9 @@ def test_a_detector_that_is_compiled_with_a_bundle_goes_into_it(small_bundle, ch
     assert {"detector_edgetpu.tflite", "detector_edgetpu.log"} <= set(made.manifest["files"])
     assert list(made.manifest["edgetpu"]["models"]) == ["detector_edgetpu.tflite", "encoder_edgetpu.tflite"]
     assert not (tmp_path / "detector_edgetpu.tflite").exists()
+    assert made.compiled(detector) == made.path / "detector_edgetpu.tflite"
+    other = chain_writer(tmp_path / "other.tflite", tflite.BuiltinOperator.RELU6)
+    assert made.compiled(other) is None and small_bundle.compiled(detector) is None
 
 
 def test_bundles_have_one_encoder(small_bundle, bundle_path, stand_in, capsys):

@@ -11,6 +11,8 @@ from device import bundle, detect
 from device.camera import read_picture
 from device.detect import OmokageDetector
 from device.program import InputError, StoredError
+from device.runtime import Model
+from device.supervisor import ALIKE, alike, specimens
 from train import runs
 from train.detector import distil, network, photos, scenes
 from train.detector.photos import Photo
@@ -71,16 +73,33 @@ def test_everything_maps_and_the_file_is_small(made):
 def test_int8_says_what_the_float_network_says(made, astronaut):
     """Where it matters: cells that may be faces, and their geometry."""
     net = network.load(str(made.path / "detector.keras"))
-    picture = scenes.faces.framed(read_picture(astronaut), 96, 128)[0]
-    wanted = network.maps(network.folded(net, 96, 128), cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)[None])
-    device = OmokageDetector(made.model)
-    device.detect(picture)
+    picture = cv2.cvtColor(scenes.faces.framed(read_picture(astronaut), 96, 128)[0], cv2.COLOR_BGR2RGB)
+    wanted, found = network.maps(network.folded(net, 96, 128), picture[None]), OmokageDetector(made.model).maps(picture)
     for stride, (heat, far) in wanted.items():
         clipped = np.clip(heat[0], detector.UNLIKELY, None)
-        assert np.corrcoef(device._map(stride, 1)[..., 0].ravel(), clipped.ravel())[0, 1] > 0.95
+        assert np.corrcoef(found[stride][0].ravel(), clipped.ravel())[0, 1] > 0.95
         live = heat[0] > 0
         if live.any():
-            assert np.abs(device._map(stride, 14)[live] - far[0][live]).mean() < 0.1
+            assert np.abs(found[stride][1][live] - far[0][live]).mean() < 0.1
+
+
+@pytest.mark.slow
+def test_the_self_test_on_the_edge_tpu_tells_other_rounding_from_other_results(made):
+    from ai_edge_litert import interpreter as runtime
+
+    for name in detector.SIZES:
+        model, reference = Model(made.path / name), Model(made.path / name)
+        pictures = specimens(model.signature.input)
+        expected = model.run(pictures)
+        plain = runtime.OpResolverType.BUILTIN_REF
+        reference._interpreter = runtime.Interpreter(str(made.path / name), experimental_op_resolver_type=plain)
+        reference._interpreter.allocate_tensors()
+        assert ALIKE + 0.01 < alike(reference.run(pictures), expected) <= 1 + 1e-6
+        for stuck in range(len(expected)):
+            likest = np.broadcast_to(expected[stuck].mean(axis=0).astype(np.uint8), expected[stuck].shape)
+            assert alike([*expected[:stuck], likest, *expected[stuck + 1 :]], expected) < 0.5
+        assert alike([output[::-1] for output in expected], expected) < 0.5
+        assert alike([np.roll(output, 1, axis=2) for output in expected], expected) < 0.5
 
 
 @pytest.mark.slow

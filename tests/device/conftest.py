@@ -9,11 +9,12 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import small_detector
 from clock import Clock
 from pretended_broker import Pretended
 
-from device import bundle, enroll, recognize
-from device.bundle import Bundle
+from device import accelerator, bundle, enroll, recognize, worker
+from device.bundle import Bundle, DetectorBundle
 from device.detect import Detector, MtcnnDetector, YunetDetector
 
 SIDE = 16
@@ -61,7 +62,7 @@ def pixels(tmp_path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
     used = Bundle(tmp_path, facts)
     monkeypatch.setattr(bundle, "find", lambda name: used)
     for program in (enroll, recognize):
-        monkeypatch.setattr(program, "open_encoder", lambda used, backend, notify=None: PixelEncoder())
+        monkeypatch.setattr(program, "open_encoder", lambda used, backend, notify=None, beside=None: PixelEncoder())
     return used
 
 
@@ -89,6 +90,47 @@ def other_encoder(copied_bundle: Callable[..., Path]) -> Path:
     manifest["files"][bundle.ENCODER] |= {"sha256": digest}
     (path / "manifest.json").write_text(json.dumps(manifest | {"encoder": digest[:16]}))
     return path
+
+
+@pytest.fixture(scope="session")
+def own_detector(tmp_path_factory: pytest.TempPathFactory) -> DetectorBundle:
+    """A bundle of a detector like ours, which finds faces where chance wants them."""
+    folder = tmp_path_factory.mktemp("detector")
+    facts = {"name": "small", "version": "1", "score": 0.99, "made": {"time": "2026-01-01T00:00:00Z"}, "licence": "none"}
+    return bundle.write_detector(folder / "small", [small_detector.write(folder / bundle.DETECTOR)], facts)
+
+
+@pytest.fixture
+def compiled(copied_bundle: Callable[..., Path]) -> Callable[..., Bundle]:
+    """compiled(file, detector): the shipped bundle, with a copy of this file (its own encoder) that claims to be compiled for the Edge
+    TPU, and of the detector of this bundle the same."""
+
+    def make(file: Path | None = None, detector: DetectorBundle | None = None, name: str = "compiled") -> Bundle:
+        path = copied_bundle(name)
+        manifest = json.loads((path / "manifest.json").read_text())
+        sources = {bundle.ENCODER_EDGETPU: file or path / bundle.ENCODER}
+        if detector:
+            sources["detector_edgetpu.tflite"] = detector.model
+        for target, source in sources.items():
+            digest = bundle.sha256(shutil.copyfile(source, path / target))
+            manifest["files"][target] = {"sha256": digest, "bytes": source.stat().st_size}
+        manifest["edgetpu"] = {"models": {target: {"source": bundle.sha256(source)} for target, source in sources.items()}}
+        (path / "manifest.json").write_text(json.dumps(manifest))
+        return bundle.load(path)
+
+    return make
+
+
+@pytest.fixture
+def plugged_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An Edge TPU is plugged in, as far as /sys tells."""
+    monkeypatch.setattr(accelerator, "find", lambda: [accelerator.Accelerator("usb", "/sys/bus/usb/devices/2-1", 5000)])
+
+
+@pytest.fixture
+def time_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that ends is waited for, so that how it ended is known however busy the machine is."""
+    monkeypatch.setattr(worker, "BURIAL_S", 30.0)
 
 
 @pytest.fixture(scope="session")

@@ -57,6 +57,23 @@ def test_a_manifest_that_is_none_is_damaged(copied_bundle, content):
         bundle.load(path)
 
 
+@pytest.mark.parametrize("told", [3, [], {"models": 3}, {"models": {"CARD.md": 3}}, {"models": {"CARD.md": {"source": []}}}])
+def test_a_manifest_that_does_not_tell_what_was_compiled_is_damaged(copied_bundle, told):
+    with pytest.raises(StoredError, match=r"manifest.json is damaged"):
+        bundle.load(copied_bundle(edgetpu=told))
+
+
+def test_a_compiled_model_is_that_of_its_source_alone(copied_bundle, own_detector, bundle_path):
+    digest = bundle.sha256(own_detector.model)
+    told = {"models": {"CARD.md": {"source": digest}, "encoder.tflite": {"runtime": "14"}}}
+    used = bundle.load(copied_bundle(edgetpu=told))
+    assert used.compiled(own_detector.model) == used.path / "CARD.md"
+    assert used.compiled(used.path / bundle.ENCODER) is None
+    elsewhere = {"models": {"../CARD.md": {"source": digest}}}
+    assert bundle.load(copied_bundle("elsewhere", edgetpu=elsewhere)).compiled(own_detector.model) is None
+    assert bundle.load(bundle_path).compiled(own_detector.model) is None
+
+
 def test_a_changed_file_is_found(copied_bundle):
     path = copied_bundle()
     content = bytearray((path / "encoder.tflite").read_bytes())

@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from collections import namedtuple
@@ -246,18 +247,35 @@ def test_no_accelerator_is_a_fault_only_where_it_is_wanted(used, monkeypatch):
     )
 
 
+@pytest.fixture
+def self_tested(monkeypatch):
+    """self_tested(used, "abort", "open"): what the doctor says of this bundle on an Edge TPU whose worker does that."""
+
+    def examine(used, what, when):
+        monkeypatch.setattr(worker, "PROGRAM", (sys.executable, str(STANDIN), what, when))
+        monkeypatch.setattr(accelerator, "find", lambda: [Accelerator("usb", "/sys/x", 5000, node=str(used.path))])
+        monkeypatch.setattr(accelerator, "library", lambda: Library("libedgetpu.so.1", "16"))
+        checks = {check.name: check for check in doctor.edge_tpu(used, "edgetpu")}
+        assert checks["edge tpu"].status == "ok"
+        return checks["self-test"]
+
+    return examine
+
+
 @pytest.mark.parametrize("what, status", [("nothing", "ok"), ("refuse", "fail"), ("segfault", "fail")])
-def test_the_self_test_on_the_edge_tpu(used, copied_bundle, monkeypatch, what, status):
-    path = copied_bundle("compiled")
-    (path / bundle.ENCODER_EDGETPU).write_bytes((path / bundle.ENCODER).read_bytes())
-    files = used.manifest["files"] | {bundle.ENCODER_EDGETPU: used.manifest["files"][bundle.ENCODER]}
-    (path / "manifest.json").write_text(json.dumps(used.manifest | {"files": files}))
-    monkeypatch.setattr(worker, "PROGRAM", (sys.executable, str(STANDIN), what, "open"))
-    monkeypatch.setattr(accelerator, "find", lambda: [Accelerator("usb", "/sys/x", 5000, node=str(path))])
-    monkeypatch.setattr(accelerator, "library", lambda: Library("libedgetpu.so.1", "16"))
-    checks = {check.name: check for check in doctor.edge_tpu(bundle.load(path), "edgetpu")}
-    assert (checks["edge tpu"].status, checks["self-test"].status) == ("ok", status)
-    assert status == "ok" or ("does not answer" in checks["self-test"].detail and "omokage.service" in checks["self-test"].fix)
+def test_the_self_test_on_the_edge_tpu(compiled, self_tested, what, status):
+    found = self_tested(compiled(), what, "open")
+    assert found.status == status
+    assert status != "ok" or "the Edge TPU runs encoder (self-test passed" in found.detail
+    assert status == "ok" or ("does not answer" in found.detail and "omokage.service" in found.fix)
+
+
+def test_the_self_test_is_of_the_detector_too_where_one_ships(compiled, self_tested, own_detector, monkeypatch):
+    used = compiled(detector=own_detector)
+    shutil.copytree(own_detector.path, used.path.parent / bundle.SHIPPED_DETECTOR)
+    monkeypatch.setattr(bundle, "MODELS", used.path.parent)
+    assert "the Edge TPU runs encoder and detector (self-test passed" in self_tested(used, "nothing", "never").detail
+    assert "self-test of the detector" in self_tested(used, "garbage", "detector").detail
 
 
 def test_a_damaged_bundle_fails_and_the_rest_is_still_told(copied_bundle, capsys, monkeypatch):

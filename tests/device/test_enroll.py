@@ -420,8 +420,8 @@ def test_encoders_are_closed(call, pixels, astronaut, monkeypatch):
     closed = []
     opened = enroll.open_encoder
 
-    def watched(*args):
-        encoder = opened(*args)
+    def watched(*args, **settings):
+        encoder = opened(*args, **settings)
         encoder.close = lambda: closed.append(encoder)
         return encoder
 

@@ -8,7 +8,7 @@ FACE = Detection((1.0, 2.0, 3.0, 4.0), np.zeros((5, 2), np.float32), 0.9)
 
 
 class Counting:
-    name, size, smallest = "counting", 320, 12
+    name, size, smallest, model = "counting", 320, 12, None
 
     def __init__(self):
         self.looks = 0

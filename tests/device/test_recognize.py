@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import pytest
 
-from device import demo, enroll, recognize
+from device import demo, enroll, recognize, worker
 from device.camera import Frame, Source, open_source
 from device.classify import Neighbours
 from device.decide import OpenSet
@@ -24,6 +24,7 @@ from device.gallery import default_path
 from device.outputs import Film
 
 PROGRAM = Path(recognize.__file__)
+STANDIN = Path(__file__).with_name("standin.py")
 
 
 @pytest.fixture
@@ -376,7 +377,7 @@ def test_a_switch_of_the_backend_is_a_notice_and_one_line(call, enrolled: Path, 
     encoder, closed = recognize.open_encoder(None, "cpu"), []
     embed = encoder.embed
 
-    def open_encoder(used, backend, notify):
+    def open_encoder(used, backend, notify, beside):
         pending = ["the Edge TPU does not answer, the CPU does"]
 
         def switching(crops):
@@ -395,6 +396,23 @@ def test_a_switch_of_the_backend_is_a_notice_and_one_line(call, enrolled: Path, 
     assert len([line for line in err if "the CPU does" in line]) == 1
     assert status == 0
     assert closed == [True]
+
+
+@pytest.mark.usefixtures("time_to_end")
+def test_from_frame_to_embedding_on_the_edge_tpu(compiled, own_detector, astronaut, tmp_path, monkeypatch, capsys):
+    """The detector that was compiled with the encoder runs beside it, and with --backend edgetpu nowhere else; in enroll.py too."""
+    white = str(tmp_path / "white.png")
+    cv2.imwrite(white, np.full((192, 256, 3), 255, np.uint8))
+    options = ["--encoder", str(compiled(detector=own_detector).path), "--backend", "edgetpu", "--json"]
+    options += ["--detector", "omokage", "--detector-model", str(own_detector.path)]
+    monkeypatch.setattr(worker, "PROGRAM", (sys.executable, str(STANDIN), "abort", "white"))
+    assert recognize.main(["--source", str(astronaut), *options]) == 0
+    out, err = capsys.readouterr()
+    told = [event["message"] for event in map(json.loads, out.splitlines()) if event.get("code") == "backend-edgetpu"]
+    assert len(told) == 1 and "encoder and detector" in told[0] and json.loads(err.splitlines()[-1])["backend"] == "edgetpu"
+    for main, words in ((recognize.main, ["--source", white]), (enroll.main, ["add", "Eileen", white])):
+        assert main([*words, *options]) == 3
+        assert "the Edge TPU does not answer (its worker was ended by SIGABRT" in capsys.readouterr().err
 
 
 class Broken:

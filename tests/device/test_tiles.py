@@ -11,7 +11,7 @@ from device.tiles import TiledDetector, windows
 class Squares:
     """Finds white squares, of which it sees those of `smallest` pixels and more at its working size; cut ones as what is left."""
 
-    name, size, smallest = "squares", 320, 12
+    name, size, smallest, model = "squares", 320, 12, None
 
     def __init__(self):
         self.looks = 0
