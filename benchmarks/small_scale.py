@@ -8,7 +8,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from functools import lru_cache
@@ -148,10 +148,10 @@ def speed(folder: Path) -> float:
     return float(np.median([row["images_per_second"] for row in runs.Run.open(folder).epochs()]))
 
 
-def tuned(settings: finetune.Settings, steps: int, folder: Path) -> Path:
+def tuned(settings: finetune.Settings, steps: int, folder: Path, shape: Mapping[str, Any] = SHAPE) -> Path:
     """The encoder after `steps` steps on `settings`, in a run folder; an interrupted training goes on."""
     epochs = max(round(steps / 250), 1)  # a checkpoint every few minutes
-    settings = replace(settings, epochs=epochs, steps=steps // epochs, **SHAPE)
+    settings = replace(settings, epochs=epochs, steps=steps // epochs, **shape)
     return _trained(finetune.finetune, settings, folder)
 
 
