@@ -280,6 +280,18 @@ def test_by_keyboard_alone(chromium, living_room: Site):
     visitor.close()
 
 
+def test_nobody_who_leaves_is_called_back(chromium, living_room: Site):
+    """A page that waits for the doctor looks again after two seconds, but not once a link is followed."""
+    visitor = Visitor(chromium, living_room, viewport=DESKTOP)
+    visitor.go("/doctor")
+    page = visitor.page
+    page.locator("#again").wait_for()
+    page.evaluate("window.dispatchEvent(new Event('beforeunload')); window.here = true")
+    page.wait_for_timeout(3000)
+    assert page.evaluate("window.here")
+    visitor.close()
+
+
 def test_the_pages_are_small_quick_and_easy_to_read(chromium, living_room: Site):
     """Under 150 KB, first paint under a second on two cores while recognition runs; no serious fault of accessibility."""
     visitor = Visitor(chromium, living_room, viewport=DESKTOP)

@@ -23,8 +23,11 @@
     picture.addEventListener("error", () => { if (on && !document.hidden) setTimeout(() => { if (on) show(true); }, 3000); });
   }
 
-  // Something is being worked out.
-  if (byId("again")) setTimeout(() => location.reload(), 2000);
+  // Something is being worked out. To look again would call back who is leaving.
+  if (byId("again")) {
+    const soon = setTimeout(() => location.reload(), 2000);
+    window.addEventListener("beforeunload", () => clearTimeout(soon));
+  }
 
   // Who came by, kept up to date; not while somebody is in the middle of answering.
   const timeline = byId("timeline");
