@@ -27,7 +27,7 @@ CALIBRATION = 2_000  # crops at most that ranges are chosen from
 def made(architecture: str, width: float, args: argparse.Namespace) -> Path:
     """The bundle of that encoder, taught or there already."""
     name = encoders.build(architecture, width=width).name
-    out = args.out / name
+    out, folder = args.out / name, args.out.with_name(f"{args.out.name}-runs") / name
     if out.exists():
         return out
     sources, cohort = crops(args.data, UNLABELLED), args.data / "crops" / "cohort.txt"
@@ -41,10 +41,10 @@ def made(architecture: str, width: float, args: argparse.Namespace) -> Path:
         rate=2e-3,
     )
     shape: dict[str, Any] = {"size": SIZE, "width": width, "batch": BATCH, "precision": "mixed_bfloat16"}
-    encoder = tuned(settings, args.steps, args.out.with_name(f"{args.out.name}-runs") / name, shape)
+    encoder = tuned(settings, args.steps, folder, shape)
     asked = quantize.Settings(encoder, tuple(map(Path, sources)), cohort, args.data / "lfw", "ptq", limit=CALIBRATION)
     told = quantize.Told(recipe="python benchmarks/families.py", taught="dlib's face model, briefly", licence="research, non-commercial")
-    return quantize.make_bundle(asked, out, told, args.out.with_name(f"{args.out.name}-runs") / name / "quantised.html").path
+    return quantize.make_bundle(asked, out, told, folder / "quantised.html").path
 
 
 def _main(args: argparse.Namespace) -> int:
