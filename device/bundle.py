@@ -72,14 +72,14 @@ class Bundle(Verified):
         return Quantisation(self.manifest["output"]["scale"], self.manifest["output"]["zero_point"])
 
     @property
-    def sources(self) -> dict[str, str]:
-        """What convert/compile.py compiled together with the encoder: the file of it, by the sha256 of the model that it was made of."""
+    def compiled_from(self) -> dict[str, str]:
+        """By the sha256 of a model the file in this bundle that convert/compile.py made of it."""
         compiled = self.manifest.get("edgetpu", {}).get("models", {})
         return {facts["source"]: name for name, facts in compiled.items() if "source" in facts and name in self.manifest["files"]}
 
     def compiled(self, model: Path) -> Path | None:
         """The file in this bundle that `model` was compiled to for the Edge TPU, None where there is none."""
-        name = self.sources.get(sha256(model))
+        name = self.compiled_from.get(sha256(model))
         return None if name is None else self.path / name
 
     def threshold(self, far: float = FAR) -> float:
@@ -119,7 +119,7 @@ def load(path: Path) -> Bundle:
         found = Bundle(Path(path), manifest)
         rates = [(float(entry["far"]), float(entry["threshold"])) for entry in manifest["thresholds"]]
         told = [found.name, found.encoder, found.dimension, found.preprocessing, found.output, manifest["files"][ENCODER], rates]
-        return [*told, isinstance(found.sources, dict)]
+        return [*told, isinstance(found.compiled_from, dict)]
 
     found = Bundle(Path(path), _verified(Path(path), facts))
     if found.manifest["files"][ENCODER]["sha256"][:16] != found.encoder:
